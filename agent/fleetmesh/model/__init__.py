@@ -1,0 +1,1 @@
+"""Values that everything else speaks in. Imports nothing of ours, does nothing."""

@@ -1,0 +1,34 @@
+"""Why the mesh ends a request or a connection: a closed list."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Refusal(enum.Enum):
+    """(code, HTTP status, sentence for the caller). The code is the log's, the metrics' and the
+    header `x-fleetmesh-reason`'s. Statuses of upstream failures follow Envoy's."""
+
+    MALFORMED = ("malformed", 400, "the request is not valid HTTP")
+    CONNECT_METHOD = ("connect_method", 405, "CONNECT is not relayed")
+    HEAD_TIMEOUT = ("head_timeout", 408, "the request head did not arrive in time")
+    TARGET_TOO_LONG = ("target_too_long", 414, "the request target is too long")
+    HEAD_TOO_LARGE = ("head_too_large", 431, "the request head is too large")
+    DENIED = ("denied", 403, "an intention denies this call")
+    UNTRUSTED_PEER = ("untrusted_peer", 403, "the caller's certificate is not one of this mesh")
+    PLAINTEXT = ("plaintext", 403, "this service takes mutual TLS only")
+    NOT_CAPTURED = ("not_captured", 403, "the connection did not come through capture")
+    UNKNOWN_DESTINATION = ("unknown_destination", 502, "the destination is not in the mesh")
+    NO_IDENTITY = ("no_identity", 503, "the service has no valid certificate yet")
+    NO_ENDPOINT = ("no_endpoint", 503, "no healthy endpoint")
+    CONNECT_FAILED = ("connect_failed", 503, "the endpoint could not be reached")
+    WRONG_PEER = ("wrong_peer", 503, "the endpoint proved another identity than expected")
+    UPSTREAM_RESET = ("upstream_reset", 503, "the endpoint closed before it answered")
+    UPSTREAM_MALFORMED = ("upstream_malformed", 502, "the answer is not valid HTTP")
+    REQUEST_TIMEOUT = ("request_timeout", 504, "the endpoint did not answer in time")
+    APPLICATION_DOWN = ("application_down", 503, "the application does not accept connections")
+
+    def __init__(self, code: str, status: int, sentence: str) -> None:
+        self.code = code
+        self.status = status
+        self.sentence = sentence

@@ -1,0 +1,79 @@
+"""What a worker tells the controller of its traffic."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Direction(enum.StrEnum):
+    OUTBOUND = "outbound"
+    INBOUND = "inbound"
+    PLAIN = "plain"
+
+
+class RequestCount(msgspec.Struct, frozen=True, array_like=True):
+    """`status` is the answer's status code; `source` and `destination` are service names."""
+
+    direction: Direction
+    source: str
+    destination: str
+    status: int
+    count: int
+
+
+class ConnectionCount(msgspec.Struct, frozen=True, array_like=True):
+    """`kind` is http, tcp, passthrough (outbound, not in the mesh) or permissive (plain)."""
+
+    direction: Direction
+    source: str
+    destination: str
+    kind: str
+    opened: int
+    active: int
+    bytes_sent: int
+    bytes_received: int
+
+
+class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
+    """`code` is Refusal.code."""
+
+    direction: Direction
+    source: str
+    destination: str
+    code: str
+    count: int
+
+
+class Latency(msgspec.Struct, frozen=True, array_like=True):
+    """A histogram of whole-request seconds; `counts[i]` is up to and including `BUCKETS[i]`,
+    the last is all that took longer."""
+
+    direction: Direction
+    destination: str
+    counts: tuple[int, ...]
+    total: float
+
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Served(msgspec.Struct, frozen=True, array_like=True):
+    """The leaf that new handshakes of a service get from this worker."""
+
+    service: str
+    serial: str
+    not_after: float
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Totals since the worker began. Rates are the reader's business."""
+
+    pid: int
+    generation: int
+    requests: tuple[RequestCount, ...] = ()
+    connections: tuple[ConnectionCount, ...] = ()
+    refusals: tuple[RefusalCount, ...] = ()
+    latencies: tuple[Latency, ...] = ()
+    served: tuple[Served, ...] = ()

@@ -1,0 +1,88 @@
+"""The one immutable state that workers serve, and its codec."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+
+import msgspec
+
+from fleetmesh.model.identity import Intention, SpiffeId
+from fleetmesh.model.traffic import Protocol, Upstream
+
+
+class Mode(enum.StrEnum):
+    """What happens to plain connections to the application's port."""
+
+    STRICT = "strict"
+    PERMISSIVE = "permissive"
+
+
+class Leaf(msgspec.Struct, frozen=True):
+    """A certificate chain in PEM, leaf first, and its key. Times are seconds since the epoch.
+
+    `key` is None in an exported snapshot.
+    """
+
+    serial: str
+    not_before: float
+    not_after: float
+    chain: str
+    key: str | None
+
+    def __repr__(self) -> str:
+        return f"Leaf(serial={self.serial!r}, not_after={self.not_after})"
+
+
+class LocalService(msgspec.Struct, frozen=True):
+    """A service declared on this host.
+
+    `address`/`port` is where the application listens, `intentions` are those for which it is the
+    destination, highest precedence first. `leaf` is None until Consul has signed one: such a
+    service refuses and sends nothing.
+    """
+
+    name: str
+    id: str
+    address: str
+    port: int
+    protocol: Protocol
+    mode: Mode
+    spiffe_id: SpiffeId
+    intentions: tuple[Intention, ...] = ()
+    leaf: Leaf | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """Everything a worker needs to serve.
+
+    `default_allow` is what Consul does with a pair of services that no intention names.
+    `roots` are the PEM certificates of every root to be trusted, also during a rotation.
+    """
+
+    trust_domain: str
+    datacenter: str
+    node: str
+    roots: tuple[str, ...]
+    services: tuple[LocalService, ...]
+    upstreams: tuple[Upstream, ...]
+    default_allow: bool = False
+    mesh_destinations_only: bool = False
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Snapshot)
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    return _encoder.encode(snapshot)
+
+
+def decode(data: bytes) -> Snapshot:
+    """Raises msgspec.ValidationError when `data` is not a snapshot."""
+    return _decoder.decode(data)
+
+
+def digest(snapshot: Snapshot) -> str:
+    """The same for equal snapshots, whoever computed it."""
+    return hashlib.sha256(_encoder.encode(snapshot)).hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""What `fleetmesh status` shows: the admin API's answer to GET /v1/status."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fleetmesh.model.problem import Problem
+from fleetmesh.model.traffic import Upstream
+
+
+class ConsulStatus(msgspec.Struct, frozen=True):
+    """`last_contact` is seconds since the last good answer, None if there was none yet."""
+
+    address: str
+    reachable: bool
+    last_contact: float | None
+    error: str = ""
+
+
+class IdentityStatus(msgspec.Struct, frozen=True):
+    """`seconds_left` and `life` (seconds from first to last valid moment) of the leaf that
+    workers serve; `workers` counts those that serve this very serial."""
+
+    spiffe_id: str
+    serial: str = ""
+    not_after: float = 0.0
+    seconds_left: float = 0.0
+    life: float = 0.0
+    workers: int = 0
+
+
+class ServiceStatus(msgspec.Struct, frozen=True):
+    name: str
+    id: str
+    port: int
+    protocol: str
+    mode: str
+    user: str
+    uid: int | None
+    outbound_port: int | None
+    sidecar_port: int
+    registered: bool
+    identity: IdentityStatus
+    intentions: tuple[str, ...] = ()
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    pid: int
+    generation: int
+    connections: int
+    restarts: int
+    memory: int
+    draining: bool = False
+
+
+class CaptureStatus(msgspec.Struct, frozen=True):
+    """`state` is one of applied, unconfirmed, removed, disabled, failed; `undo_in` is the
+    seconds until unconfirmed rules are undone."""
+
+    state: str
+    rules: int = 0
+    drift: bool = False
+    undo_in: float | None = None
+    error: str = ""
+
+
+class Status(msgspec.Struct, frozen=True):
+    version: str
+    pid: int
+    uptime: float
+    node: str
+    datacenter: str
+    trust_domain: str
+    generation: int
+    digest: str
+    consul: ConsulStatus
+    capture: CaptureStatus
+    services: tuple[ServiceStatus, ...]
+    upstreams: tuple[Upstream, ...]
+    workers: tuple[WorkerStatus, ...]
+    problems: tuple[Problem, ...] = ()
+    default_allow: bool = False
