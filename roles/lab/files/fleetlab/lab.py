@@ -1,0 +1,196 @@
+"""A whole lab: up, down, and what is running."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from fleetlab import cgroup, guest, launcher, network, seed
+from fleetlab.image import ensure_image, image_path
+from fleetlab.state import HostSpec, Lab, LabError, LabSpec
+
+_BOOT_PATIENCE = 60.0
+_STOP_PATIENCE = 20.0
+
+
+def up(lab: Lab, spec: LabSpec) -> bool:
+    """Bring everything up that is not; True if anything was changed. Raises LabError."""
+    changed = ensure_image()
+    with lab.locked():
+        lab.keep(spec)
+        changed |= _remove_unlisted(lab, spec)
+        changed |= network.ensure_network(lab, spec)
+        changed |= seed.ensure_keys(lab, spec)
+        for host in spec.hosts:
+            changed |= _ensure_host(lab, spec, host)
+        wait(lab, spec, [host.name for host in spec.hosts])
+    return changed
+
+
+def down(lab: Lab) -> bool:
+    """Remove everything that the lab recorded as its own; True if there was anything."""
+    if not lab.directory.exists():
+        return False
+    with lab.locked():
+        _say(f"stopping {len(lab.known_hosts())} hosts of lab {lab.name}")
+        _end_ssh_masters(lab)
+        stop(lab, lab.known_hosts())
+        for netns in lab.owned_netns():
+            for pid in network.processes_in(netns):
+                _signal(pid, signal.SIGTERM)
+        network.remove_network(lab)
+        shutil.rmtree(lab.directory)
+    try:
+        lab.directory.parent.rmdir()
+    except OSError:
+        pass  # another lab's
+    return True
+
+
+def stop(lab: Lab, hosts: Iterable[str]) -> None:
+    """Stop hosts in order, all at once; cut the power of one that does not stop.
+
+    Raises LabError if one survives even that.
+    """
+    running = {host: guest.Running.read(lab, host) for host in hosts}
+    for record in running.values():
+        if record is not None and record.launcher.alive():
+            _signal(record.launcher.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_PATIENCE
+    for host, record in running.items():
+        if record is None:
+            continue
+        if not guest.wait_until_empty(record, max(0.0, deadline - time.monotonic())):
+            _say(f"{host} does not stop in order; its power is cut")
+            if not guest.cut_power(record):
+                raise LabError(f"processes of {host} do not end: {record.groups[0]}")
+        while record.launcher.alive():
+            if time.monotonic() > deadline + _STOP_PATIENCE:
+                raise LabError(f"the launcher of {host}, {record.launcher.pid}, does not end")
+            time.sleep(0.02)
+        network.flush_rules(lab.netns(host))
+        cgroup.remove(record.paths)
+        guest.forget(lab, host)
+
+
+def start(lab: Lab, spec: LabSpec, hosts: Iterable[str]) -> bool:
+    """Start hosts that are off, with the disks they have; True if any was. Raises LabError."""
+    wanted = set(hosts)
+    changed = False
+    with lab.locked():
+        for host in spec.hosts:
+            if host.name in wanted:
+                changed |= _ensure_host(lab, spec, host)
+    wait(lab, spec, wanted)
+    return changed
+
+
+def cut_power(lab: Lab, host: str) -> None:
+    """Turn a host off at once, as a power cut does. Raises LabError if it is not running."""
+    record = guest.Running.read(lab, host)
+    if record is None or not guest.cut_power(record):
+        raise LabError(f"{host} is not running")
+    stop(lab, [host])
+
+
+def wait(lab: Lab, spec: LabSpec, hosts: Iterable[str]) -> None:
+    """Wait until the hosts answer SSH and their applications answer, over IPv4 and IPv6.
+
+    Raises LabError naming those that do not within a minute.
+    """
+    wanted = set(hosts)
+    targets = []
+    for host in spec.hosts:
+        if host.name in wanted:
+            for address in (host.address, host.address6):
+                targets += [f"{address} 22", *(f"{address} {app.port}" for app in host.apps)]
+    probe = Path(__file__).with_name("probe.py")
+    done = subprocess.run(
+        [
+            *("ip", "netns", "exec", lab.control, sys.executable, str(probe)),
+            *(str(_BOOT_PATIENCE), *targets),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise LabError(
+            f"no answer within {_BOOT_PATIENCE:.0f} s from: {done.stdout.strip()}; "
+            f"the consoles are in {lab.directory}/hosts/*/console.log"
+        )
+
+
+def status(lab: Lab) -> dict[str, dict[str, int | None]]:
+    """Launcher and PID 1 of each host, by this machine's numbers; None for what is not there."""
+    shown: dict[str, dict[str, int | None]] = {}
+    for host in lab.known_hosts():
+        record = guest.Running.read(lab, host)
+        alive = record is not None and record.launcher.alive()
+        shown[host] = {
+            "launcher": record.launcher.pid if record is not None and alive else None,
+            "init": guest.init_pid(record) if record is not None else None,
+        }
+    return shown
+
+
+def _ensure_host(lab: Lab, spec: LabSpec, host: HostSpec) -> bool:
+    """Seed and start a host; with new files while it runs, restart its applications."""
+    files = seed.host_files(lab, spec, host)
+    record = guest.Running.read(lab, host.name)
+    init = guest.init_pid(record) if record is not None and record.launcher.alive() else None
+    if record is not None and init is not None:
+        root = Path(f"/proc/{init}/root")
+        fresh = seed.ensure_accounts(root, host.users)
+        if seed.ensure_seed(root, files):
+            fresh = True
+            guest.execute(record, "systemctl", "daemon-reload")
+            guest.execute(record, "systemctl", "restart", *(app.service for app in host.apps))
+        return fresh
+    stop(lab, [host.name])
+    upper = lab.host_directory(host.name) / "upper"
+    upper.mkdir(parents=True, exist_ok=True)
+    upper.chmod(0o755)
+    seed.ensure_accounts(upper, host.users)
+    seed.ensure_machine_id(upper)
+    seed.ensure_seed(upper, files)
+    _say(f"booting {host.name}")
+    launcher.start(lab, host.name, image_path())
+    return True
+
+
+def _remove_unlisted(lab: Lab, spec: LabSpec) -> bool:
+    """Remove hosts of an earlier inventory."""
+    listed = {host.name for host in spec.hosts}
+    unlisted = [name for name in lab.known_hosts() if name not in listed]
+    stop(lab, unlisted)
+    for name in unlisted:
+        network.remove_netns(lab.netns(name))
+        shutil.rmtree(lab.host_directory(name))
+    return bool(unlisted)
+
+
+def _end_ssh_masters(lab: Lab) -> None:
+    for socket in (lab.directory / "cp").glob("*"):
+        subprocess.run(
+            ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "lab"],
+            capture_output=True,
+            check=False,
+        )
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
