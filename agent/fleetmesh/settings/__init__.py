@@ -1,20 +1,27 @@
 """The host's own files: `/etc/fleetmesh/agent.yaml` and `services.d/*.yaml`.
 
-Values only; `settings.load` reads and checks the files.
+Values only; `settings.load` reads and checks the files. Annotations say how a value is written;
+durations are seconds once read.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
+from fleetmesh.settings import kinds
 
 AGENT_FILE = "/etc/fleetmesh/agent.yaml"
 SERVICES_DIR = "/etc/fleetmesh/services.d"
+
+Port = Annotated[int, kinds.PORT]
+Timeout = Annotated[float, kinds.TIMEOUT]
+Path = Annotated[str, kinds.PATH]
+ServiceName = Annotated[str, kinds.NAME]
 
 
 class OnStop(enum.StrEnum):
@@ -28,8 +35,8 @@ class ConsulSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`address` is the local Consul agent's HTTP API. The token is read from a file, so that it
     stands in no world-readable setting."""
 
-    address: str = "http://127.0.0.1:8500"
-    token_file: str | None = None
+    address: Annotated[str, kinds.URL] = "http://127.0.0.1:8500"
+    token_file: Path | None = None
 
 
 class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,35 +46,35 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     captured."""
 
     enabled: bool = True
-    confirm_timeout: float = 60.0
-    exclude_ports: tuple[int, ...] = ()
-    exclude_cidrs: tuple[str, ...] = ()
-    exclude_inbound_ports: tuple[int, ...] = ()
-    ssh_ports: tuple[int, ...] = (22,)
+    confirm_timeout: Annotated[float, kinds.CONFIRM] = 60.0
+    exclude_ports: tuple[Port, ...] = ()
+    exclude_cidrs: tuple[Annotated[str, kinds.CIDR], ...] = ()
+    exclude_inbound_ports: tuple[Port, ...] = ()
+    ssh_ports: tuple[Port, ...] = (22,)
 
 
 class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bytes, counts and seconds."""
 
-    max_head_bytes: int = 60 * 1024
-    max_headers: int = 100
-    max_target_bytes: int = 16 * 1024
-    head_timeout: float = 10.0
-    idle_timeout: float = 300.0
-    request_timeout: float = 15.0
+    max_head_bytes: Annotated[int, kinds.HEAD_BYTES] = 60 * 1024
+    max_headers: Annotated[int, kinds.HEADERS] = 100
+    max_target_bytes: Annotated[int, kinds.TARGET_BYTES] = 16 * 1024
+    head_timeout: Timeout = 10.0
+    idle_timeout: Timeout = 300.0
+    request_timeout: Timeout = 15.0
 
 
 class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    idle_timeout: float = 3600.0
+    idle_timeout: Timeout = 3600.0
 
 
 class Ports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """First and last port (inclusive) that services without an explicit one draw from, and the
     port that plain inbound connections are redirected to."""
 
-    outbound: tuple[int, int] = (15100, 15355)
-    sidecar: tuple[int, int] = (21000, 21255)
-    plain: int = 15006
+    outbound: tuple[Port, Port] = (15100, 15355)
+    sidecar: tuple[Port, Port] = (21000, 21255)
+    plain: Port = 15006
 
 
 class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,23 +86,23 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     service-defaults say, `on_stop` to the agent's. `file` is where it was declared.
     """
 
-    name: str
-    port: int
-    id: str = ""
-    address: str = "127.0.0.1"
-    user: str | None = None
-    unit: str | None = None
+    name: ServiceName
+    port: Port
+    id: Annotated[str, kinds.ID] = ""
+    address: Annotated[str, kinds.ADDRESS] = "127.0.0.1"
+    user: Annotated[str, kinds.USER] | None = None
+    unit: Annotated[str, kinds.UNIT] | None = None
     protocol: Protocol | None = None
     mode: Mode = Mode.STRICT
     on_stop: OnStop | None = None
     tags: tuple[str, ...] = ()
     meta: dict[str, str] = {}
     checks: tuple[dict[str, Any], ...] = ()
-    upstreams: tuple[str, ...] = ()
-    weight: int = 1
-    outbound_port: int | None = None
-    sidecar_port: int | None = None
-    file: str = ""
+    upstreams: tuple[ServiceName, ...] = ()
+    weight: Annotated[int, kinds.WEIGHT] = 1
+    outbound_port: Port | None = None
+    sidecar_port: Port | None = None
+    file: Annotated[str, kinds.Hidden()] = ""
 
     @property
     def service_id(self) -> str:
@@ -113,22 +120,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `drain_timeout` is how many seconds exchanges in flight get when the agent stops.
     """
 
-    address: str
-    address6: str | None = None
-    workers: int = 0
+    address: Annotated[str, kinds.ADDRESS]
+    address6: Annotated[str, kinds.ADDRESS6] | None = None
+    workers: Annotated[int, kinds.WORKERS] = 0
     on_stop: OnStop = OnStop.OPEN
     mesh_destinations_only: bool = False
-    drain_timeout: float = 5.0
-    log_level: str = "info"
-    metrics_address: str = "127.0.0.1:15020"
-    admin_socket: str = "/run/fleetmesh/admin.sock"
-    state_dir: str = "/var/lib/fleetmesh"
+    drain_timeout: Annotated[float, kinds.DRAIN] = 5.0
+    log_level: Annotated[str, kinds.LOG_LEVEL] = "info"
+    metrics_address: Annotated[str, kinds.HOST_PORT] = "127.0.0.1:15020"
+    admin_socket: Path = "/run/fleetmesh/admin.sock"
+    state_dir: Path = "/var/lib/fleetmesh"
     consul: ConsulSettings = ConsulSettings()
     capture: CaptureSettings = CaptureSettings()
     ports: Ports = Ports()
     http: HttpSettings = HttpSettings()
     tcp: TcpSettings = TcpSettings()
-    services: tuple[ServiceSettings, ...] = ()
+    services: Annotated[tuple[ServiceSettings, ...], kinds.Hidden()] = ()
 
     def on_stop_of(self, service: ServiceSettings) -> OnStop:
         return service.on_stop or self.on_stop
