@@ -1,0 +1,189 @@
+"""Consul's answers as values: what of them the mesh reads, and nothing else.
+
+Unknown fields are ignored and missing ones have defaults, so that answers of any server version
+decode; `null` stands for an empty list or map as Go writes it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Any
+
+import msgspec
+from msgspec import field
+
+
+class Root(msgspec.Struct, frozen=True):
+    cert: str = field(name="RootCert")
+    active: bool = field(name="Active", default=False)
+    intermediates: list[str] | None = field(name="IntermediateCerts", default=None)
+
+
+class Roots(msgspec.Struct, frozen=True):
+    """`/v1/agent/connect/ca/roots`."""
+
+    trust_domain: str = field(name="TrustDomain")
+    roots: list[Root] | None = field(name="Roots", default=None)
+
+
+class LeafAnswer(msgspec.Struct, frozen=True):
+    """`/v1/agent/connect/ca/leaf/<service>`: the chain in PEM, leaf first, and its key."""
+
+    serial: str = field(name="SerialNumber")
+    cert: str = field(name="CertPEM")
+    key: str = field(name="PrivateKeyPEM")
+    service: str = field(name="Service")
+    uri: str = field(name="ServiceURI")
+    valid_after: datetime.datetime = field(name="ValidAfter")
+    valid_before: datetime.datetime = field(name="ValidBefore")
+
+    def __repr__(self) -> str:
+        return f"LeafAnswer(service={self.service!r}, serial={self.serial!r})"
+
+
+class IntentionEntry(msgspec.Struct, frozen=True):
+    """An element of `/v1/connect/intentions`; with permissions (since 1.9) `action` is empty."""
+
+    source: str = field(name="SourceName")
+    destination: str = field(name="DestinationName")
+    action: str = field(name="Action", default="")
+    precedence: int = field(name="Precedence", default=0)
+    id: str = field(name="ID", default="")
+    permissions: list[Any] | None = field(name="Permissions", default=None)
+    source_peer: str = field(name="SourcePeer", default="")
+    source_namespace: str = field(name="SourceNS", default="default")
+    destination_namespace: str = field(name="DestinationNS", default="default")
+
+
+class Node(msgspec.Struct, frozen=True):
+    name: str = field(name="Node")
+    address: str = field(name="Address", default="")
+    datacenter: str = field(name="Datacenter", default="")
+    tagged_addresses: dict[str, str] | None = field(name="TaggedAddresses", default=None)
+
+
+class TaggedAddress(msgspec.Struct, frozen=True):
+    address: str = field(name="Address", default="")
+    port: int = field(name="Port", default=0)
+
+
+class Weights(msgspec.Struct, frozen=True):
+    passing: int = field(name="Passing", default=1)
+    warning: int = field(name="Warning", default=1)
+
+
+class Proxy(msgspec.Struct, frozen=True):
+    destination: str = field(name="DestinationServiceName", default="")
+    destination_id: str = field(name="DestinationServiceID", default="")
+    local_port: int = field(name="LocalServicePort", default=0)
+
+
+class ServiceInstance(msgspec.Struct, frozen=True):
+    """A registration; `name` of a sidecar is the sidecar's own."""
+
+    id: str = field(name="ID")
+    name: str = field(name="Service")
+    kind: str = field(name="Kind", default="")
+    address: str = field(name="Address", default="")
+    port: int = field(name="Port", default=0)
+    tags: list[str] | None = field(name="Tags", default=None)
+    meta: dict[str, str] | None = field(name="Meta", default=None)
+    tagged_addresses: dict[str, TaggedAddress] | None = field(name="TaggedAddresses", default=None)
+    weights: Weights = field(name="Weights", default=Weights())
+    proxy: Proxy | None = field(name="Proxy", default=None)
+
+
+class Check(msgspec.Struct, frozen=True):
+    status: str = field(name="Status", default="")
+    id: str = field(name="CheckID", default="")
+    service_id: str = field(name="ServiceID", default="")
+
+
+class Instance(msgspec.Struct, frozen=True):
+    """An element of `/v1/health/connect/<service>`."""
+
+    node: Node = field(name="Node")
+    service: ServiceInstance = field(name="Service")
+    checks: list[Check] | None = field(name="Checks", default=None)
+
+
+class Subset(msgspec.Struct, frozen=True):
+    filter: str = field(name="Filter", default="")
+    only_passing: bool = field(name="OnlyPassing", default=False)
+
+
+class ChainTarget(msgspec.Struct, frozen=True):
+    id: str = field(name="ID")
+    service: str = field(name="Service")
+    datacenter: str = field(name="Datacenter")
+    subset_name: str = field(name="ServiceSubset", default="")
+    subset: Subset = field(name="Subset", default=Subset())
+    sni: str = field(name="SNI", default="")
+
+
+class Failover(msgspec.Struct, frozen=True):
+    targets: list[str] | None = field(name="Targets", default=None)
+
+
+class Resolver(msgspec.Struct, frozen=True):
+    """Durations are Go strings or nanoseconds, by version and by field."""
+
+    target: str = field(name="Target")
+    default: bool = field(name="Default", default=False)
+    connect_timeout: str | int = field(name="ConnectTimeout", default="5s")
+    failover: Failover | None = field(name="Failover", default=None)
+
+
+class ChainNode(msgspec.Struct, frozen=True):
+    type: str = field(name="Type")
+    name: str = field(name="Name", default="")
+    resolver: Resolver | None = field(name="Resolver", default=None)
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """A compiled discovery chain. Keys of nodes and targets are opaque."""
+
+    service: str = field(name="ServiceName")
+    datacenter: str = field(name="Datacenter")
+    start: str = field(name="StartNode")
+    protocol: str = field(name="Protocol", default="tcp")
+    nodes: dict[str, ChainNode] = field(name="Nodes", default={})
+    targets: dict[str, ChainTarget] = field(name="Targets", default={})
+
+
+class ChainAnswer(msgspec.Struct, frozen=True):
+    """`/v1/discovery-chain/<service>`."""
+
+    chain: Chain = field(name="Chain")
+
+
+class AgentConfig(msgspec.Struct, frozen=True):
+    datacenter: str = field(name="Datacenter", default="")
+    node: str = field(name="NodeName", default="")
+    version: str = field(name="Version", default="")
+
+
+class AgentSelf(msgspec.Struct, frozen=True):
+    """`/v1/agent/self`."""
+
+    config: AgentConfig = field(name="Config", default=AgentConfig())
+
+
+CatalogServices = dict[str, list[str] | None]
+AgentServices = dict[str, ServiceInstance]
+AgentChecks = dict[str, Check]
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+
+
+def seconds(duration: str | int) -> float:
+    """A Go duration (`"1m30s"`, or nanoseconds as a number) in seconds; 0.0 for what is none.
+
+    >>> seconds("1m30s"), seconds("250ms"), seconds(3_000_000_000), seconds("")
+    (90.0, 0.25, 3.0, 0.0)
+    """
+    if isinstance(duration, int):
+        return duration / 1e9
+    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(duration))

@@ -1,0 +1,217 @@
+"""Settings and what was observed of Consul → the snapshot that workers serve."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import msgspec
+
+from fleetmesh.model.identity import Intention, SpiffeId
+from fleetmesh.model.problem import Problem
+from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot
+from fleetmesh.model.traffic import Endpoint, Health, Protocol, Target, Upstream
+from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
+from fleetmesh.plan.chain import InstanceQuery, Resolution, resolve
+from fleetmesh.plan.intentions import for_destination, readable
+from fleetmesh.plan.observed import Observed, callable_services
+from fleetmesh.settings import ServiceSettings, Settings
+
+MAX_WEIGHT = 128
+"""As Consul clamps for Envoy."""
+
+Destination = tuple[str, int]
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """A snapshot and what in Consul could not be honoured in it."""
+
+    snapshot: Snapshot
+    warnings: tuple[Problem, ...] = ()
+
+
+def compile_snapshot(settings: Settings, observed: Observed) -> Compiled | list[Problem]:
+    """Problems while Consul has not yet answered what no snapshot can be without: the roots, the
+    datacenter and the intentions."""
+    roots = observed.roots
+    problems = _missing(observed)
+    if roots is None or problems:
+        return problems
+    intentions, warnings = readable(observed.intentions or ())
+    upstreams, more = _upstreams(observed, roots.trust_domain)
+    return Compiled(
+        Snapshot(
+            trust_domain=roots.trust_domain.lower(),
+            datacenter=observed.datacenter,
+            node=observed.node,
+            roots=tuple(root.cert for root in roots.roots or ()),
+            services=tuple(
+                _local(service, observed, roots.trust_domain, intentions)
+                for service in sorted(settings.services, key=lambda service: service.name)
+            ),
+            upstreams=upstreams,
+            default_allow=bool(observed.default_allow),
+            mesh_destinations_only=settings.mesh_destinations_only,
+        ),
+        (*warnings, *more),
+    )
+
+
+def _missing(observed: Observed) -> list[Problem]:
+    problems = []
+    if observed.roots is None or not observed.roots.roots:
+        problems.append(
+            Problem(
+                "consul: /v1/agent/connect/ca/roots",
+                "no certificate authority yet",
+                "enable connect on the Consul servers",
+            )
+        )
+    if not observed.datacenter:
+        problems.append(Problem("consul: datacenter", "not known yet"))
+    if observed.intentions is None or observed.default_allow is None:
+        problems.append(Problem("consul: /v1/connect/intentions", "not known yet"))
+    if observed.catalog is None:
+        problems.append(Problem("consul: /v1/catalog/services", "not known yet"))
+    return problems
+
+
+def _local(
+    service: ServiceSettings,
+    observed: Observed,
+    trust_domain: str,
+    intentions: tuple[Intention, ...],
+) -> LocalService:
+    chain = observed.chains.get(service.name)
+    leaf = observed.leaves.get(service.name)
+    return LocalService(
+        name=service.name,
+        id=service.service_id,
+        address=service.address,
+        port=service.port,
+        protocol=service.protocol or _protocol(chain),
+        mode=service.mode,
+        spiffe_id=SpiffeId(trust_domain.lower(), observed.datacenter, service.name),
+        intentions=for_destination(service.name, intentions),
+        leaf=_leaf(leaf) if leaf else None,
+    )
+
+
+def _leaf(answer: LeafAnswer) -> Leaf:
+    return Leaf(
+        serial=answer.serial,
+        not_before=answer.valid_after.timestamp(),
+        not_after=answer.valid_before.timestamp(),
+        chain=answer.cert,
+        key=answer.key,
+    )
+
+
+def _protocol(chain: Chain | None) -> Protocol:
+    """http2 and grpc are carried as tcp."""
+    return Protocol.HTTP if chain is not None and chain.protocol == "http" else Protocol.TCP
+
+
+def _upstreams(
+    observed: Observed, trust_domain: str
+) -> tuple[tuple[Upstream, ...], tuple[Problem, ...]]:
+    upstreams: list[Upstream] = []
+    warnings: list[Problem] = []
+    owners: dict[Destination, str] = {}
+    for name in callable_services(observed.catalog or ()):
+        own = observed.instances.get(InstanceQuery(name))
+        chain = observed.chains.get(name)
+        if not own or chain is None:
+            continue
+        resolution = resolve(chain, observed.datacenter)
+        instances = observed.instances.get(resolution.query)
+        if instances is None:  # its watch has only begun: better the service's own than none
+            instances = own if resolution.service == name else ()
+        warnings.extend(resolution.warnings)
+        destinations = _destinations(own)
+        for destination in destinations:
+            owner = owners.setdefault(destination, name)
+            if owner != name:
+                address, port = destination
+                warnings.append(
+                    Problem(
+                        f"catalog: {name}",
+                        f"{address} port {port} is registered for {owner} too, which gets it",
+                        "give the two services different ports or addresses",
+                    )
+                )
+        upstreams.append(
+            Upstream(
+                service=name,
+                protocol=_protocol(chain),
+                target=_target(resolution, instances, trust_domain),
+                destinations=tuple(d for d in destinations if owners[d] == name),
+            )
+        )
+    return tuple(upstreams), tuple(warnings)
+
+
+def _target(resolution: Resolution, instances: tuple[Instance, ...], trust_domain: str) -> Target:
+    service, datacenter = resolution.service, resolution.datacenter
+    endpoints = [_endpoint(instance, resolution.only_passing) for instance in instances]
+    return Target(
+        id=resolution.target_id,
+        service=service,
+        datacenter=datacenter,
+        sni=resolution.sni or f"{service}.default.{datacenter}.internal.{trust_domain}",
+        spiffe_id=SpiffeId(trust_domain.lower(), datacenter, service),
+        endpoints=tuple(sorted(endpoints, key=lambda endpoint: endpoint.id)),
+        connect_timeout=resolution.connect_timeout,
+    )
+
+
+def _endpoint(instance: Instance, only_passing: bool) -> Endpoint:
+    """Critical, too, when the weight for its health is below one: it gets no traffic."""
+    node, service = instance.node, instance.service
+    statuses = {check.status for check in instance.checks or ()}
+    health, weight = Health.PASSING, service.weights.passing
+    if "critical" in statuses or "maintenance" in statuses:
+        health = Health.CRITICAL
+    elif "warning" in statuses:
+        health, weight = Health.WARNING, service.weights.warning
+    if weight < 1 or (only_passing and health is Health.WARNING):
+        health = Health.CRITICAL
+    tagged = service.tagged_addresses or {}
+    address6 = tagged["lan_ipv6"].address if "lan_ipv6" in tagged else None
+    return Endpoint(
+        id=f"{node.name}/{service.id}",
+        address=service.address or node.address,
+        port=service.port,
+        address6=address6 or None,
+        weight=min(max(weight, 1), MAX_WEIGHT),
+        health=health,
+        meta=dict(sorted((service.meta or {}).items())),
+    )
+
+
+def _destinations(instances: tuple[Instance, ...]) -> tuple[Destination, ...]:
+    """Every address of an instance with its application's port, and its virtual address."""
+    found: set[Destination] = set()
+    for instance in instances:
+        service = instance.service
+        if service.proxy is None or not service.proxy.local_port:
+            continue
+        tagged = service.tagged_addresses or {}
+        addresses = {service.address or instance.node.address}
+        addresses.update(
+            tagged[tag].address
+            for tag in ("lan_ipv4", "lan_ipv6", "consul-virtual")
+            if tag in tagged
+        )
+        for address in addresses:
+            canonical = _canonical(address)
+            if canonical is not None:
+                found.add((canonical, service.proxy.local_port))
+    return tuple(sorted(found))
+
+
+def _canonical(address: str) -> str | None:
+    """The text form that sockets report; None for a name."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return None

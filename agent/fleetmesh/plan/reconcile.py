@@ -1,0 +1,66 @@
+"""Desired against observed registrations → what to do, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from fleetmesh.plan.answers import AgentChecks, AgentServices, ServiceInstance
+from fleetmesh.plan.registration import DIGEST, Registration, is_ours
+
+
+class Register(msgspec.Struct, frozen=True):
+    registration: Registration
+
+
+class Deregister(msgspec.Struct, frozen=True):
+    id: str
+
+
+Action = Register | Deregister
+
+
+def actions(
+    wanted: Iterable[Registration],
+    registered: AgentServices,
+    checks: AgentChecks,
+    ready: frozenset[str],
+) -> tuple[Action, ...]:
+    """Registrations first, a sidecar only when its service is in `ready` (workers serve its
+    certificate: nobody is told to dial one that cannot answer); then what is ours and no longer
+    wanted goes, sidecars before their services."""
+    wanted = tuple(wanted)
+    register = [
+        Register(registration)
+        for registration in wanted
+        if (registration.heartbeat is None or registration.service in ready)
+        and not _current(registration, registered, checks)
+    ]
+    keep = {registration.id for registration in wanted}
+    stale = [
+        service for service in registered.values() if is_ours(service) and service.id not in keep
+    ]
+    stale.sort(key=lambda service: (service.kind == "", service.id))
+    return (*register, *(Deregister(service.id) for service in stale))
+
+
+def _current(
+    registration: Registration,
+    registered: Mapping[str, ServiceInstance],
+    checks: AgentChecks,
+) -> bool:
+    """Whether Consul has it unaltered. The digest covers all of it, as we wrote it; name, port,
+    address and the checks are compared too, because others can write."""
+    there = registered.get(registration.id)
+    if there is None:
+        return False
+    body = registration.body
+    return (
+        (there.meta or {}).get(DIGEST) == registration.digest
+        and there.name == body["Name"]
+        and there.port == body["Port"]
+        and there.address == body["Address"]
+        and len(body["Checks"])
+        == sum(check.service_id == registration.id for check in checks.values())
+    )
