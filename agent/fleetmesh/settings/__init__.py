@@ -68,6 +68,14 @@ class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_timeout: Timeout = 3600.0
 
 
+class WorkerSettings(msgspec.Struct, frozen=True):
+    """What a worker is started with, as JSON in its arguments."""
+
+    http: HttpSettings = HttpSettings()
+    tcp: TcpSettings = TcpSettings()
+    log_level: str = "info"
+
+
 class Ports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """First and last port (inclusive) that services without an explicit one draw from, and the
     port that plain inbound connections are redirected to."""

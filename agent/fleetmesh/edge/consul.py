@@ -1,0 +1,222 @@
+"""The local Consul agent's HTTP API, typed.
+
+py-consul's aiohttp transport carries the requests; its endpoint methods are not used, because
+they know neither `index` on certificates nor `cached`, nor the whole body of a registration
+(docs/adr/0005-consul-client.md).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+from consul import aio
+from consul.base import Response
+
+from fleetmesh.plan.answers import (
+    AgentChecks,
+    AgentSelf,
+    AgentServices,
+    CatalogServices,
+    Chain,
+    ChainAnswer,
+    Instance,
+    IntentionEntry,
+    LeafAnswer,
+    Roots,
+)
+from fleetmesh.plan.chain import InstanceQuery
+
+T = TypeVar("T")
+Params = list[tuple[str, str]]
+
+REQUEST_TIMEOUT = 10.0
+WAIT = 300
+"""Seconds that a blocking query is held; Consul adds up to a sixteenth of jitter."""
+ANSWER_MARGIN = 30.0
+MAX_CONNECTIONS = 1500
+"""Held at once, one per blocking query; the agent's http_max_conns_per_client must allow it."""
+DEFAULT_POLICY_HEADER = "X-Consul-Default-Acl-Policy"
+PROBE_SOURCE = "fleetmesh-probe-source"
+PROBE_DESTINATION = "fleetmesh-probe-destination"
+
+
+class ConsulError(Exception):
+    """Consul did not answer, or not with what was asked for. `status` is 0 without an answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Answer(msgspec.Struct, Generic[T], frozen=True):
+    """`index` is X-Consul-Index, 0 when there was none; `default_allow` the default policy when
+    the server tells it (1.9 and later)."""
+
+    value: T
+    index: int
+    default_allow: bool | None = None
+
+
+class ConsulClient:
+    """One session for everything that one agent asks. Raises ConsulError from every method.
+
+    Reads take the `index` of the answer before: then they block until something may have
+    changed, and return after `WAIT` seconds in any case.
+    """
+
+    def __init__(self, address: str, token: str | None = None) -> None:
+        parts = urlsplit(address if "//" in address else f"http://{address}")
+        host = parts.hostname or "127.0.0.1"
+        self.address = address
+        self._headers = {"X-Consul-Token": token} if token else {}
+        self._http = aio.HTTPClient(
+            f"[{host}]" if ":" in host else host,
+            parts.port or 8500,
+            parts.scheme,
+            verify=parts.scheme == "https",
+            connections_limit=MAX_CONNECTIONS,
+            connections_timeout=REQUEST_TIMEOUT,
+        )
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def agent_self(self) -> AgentSelf:
+        return (await self._get("/v1/agent/self", AgentSelf)).value
+
+    async def check_token(self) -> None:
+        """Raises ConsulError when the token is no longer accepted. Well without a token, and on
+        servers without ACLs (401)."""
+        if not self._headers:
+            return
+        try:
+            await self._get("/v1/acl/token/self", dict[str, Any])
+        except ConsulError as error:
+            if error.status != 401:
+                raise
+
+    async def agent_services(self) -> AgentServices:
+        return (await self._get("/v1/agent/services", AgentServices)).value
+
+    async def agent_checks(self) -> AgentChecks:
+        return (await self._get("/v1/agent/checks", AgentChecks)).value
+
+    async def register(self, body: dict[str, Any]) -> None:
+        """Checks that `body` does not name are removed from the service."""
+        await self._put(
+            "/v1/agent/service/register",
+            [("replace-existing-checks", "true")],
+            msgspec.json.encode(body),
+        )
+
+    async def deregister(self, service_id: str) -> None:
+        """Also well when there is no such service."""
+        try:
+            await self._put(f"/v1/agent/service/deregister/{service_id}")
+        except ConsulError as error:
+            if error.status != 404:
+                raise
+
+    async def beat(self, check_id: str) -> None:
+        """Pass a TTL check; a ConsulError with status 404 or 500 says that there is none."""
+        await self._put(f"/v1/agent/check/pass/{check_id}")
+
+    async def roots(self, index: int = 0) -> Answer[Roots]:
+        return await self._get("/v1/agent/connect/ca/roots", Roots, index=index)
+
+    async def leaf(self, service: str, index: int = 0) -> Answer[LeafAnswer]:
+        return await self._get(f"/v1/agent/connect/ca/leaf/{service}", LeafAnswer, index=index)
+
+    async def intentions(self, index: int = 0) -> Answer[tuple[IntentionEntry, ...]]:
+        return await self._list("/v1/connect/intentions", tuple[IntentionEntry, ...], index)
+
+    async def intention_allowed(self, source: str, destination: str) -> bool:
+        """Consul's own decision on a pair of services."""
+        answer = await self._get(
+            "/v1/connect/intentions/check",
+            dict[str, bool],
+            [("source", source), ("destination", destination)],
+        )
+        return answer.value.get("Allowed", False)
+
+    async def catalog(self, index: int = 0) -> Answer[CatalogServices]:
+        return await self._get("/v1/catalog/services", CatalogServices, index=index)
+
+    async def chain(self, service: str, index: int = 0) -> Answer[Chain]:
+        answer = await self._get(
+            f"/v1/discovery-chain/{service}", ChainAnswer, [("cached", "")], index
+        )
+        return Answer(answer.value.chain, answer.index)
+
+    async def instances(self, query: InstanceQuery, index: int = 0) -> Answer[tuple[Instance, ...]]:
+        params: Params = [("cached", "")]
+        if query.datacenter:
+            params.append(("dc", query.datacenter))
+        if query.filter:
+            params.append(("filter", query.filter))
+        path = f"/v1/health/connect/{query.service}"
+        return await self._list(path, tuple[Instance, ...], index, params)
+
+    async def _list(
+        self, path: str, kind: type[tuple[T, ...]], index: int, params: Params | None = None
+    ) -> Answer[tuple[T, ...]]:
+        """`null` is an empty list."""
+        optional: Any = kind | None
+        answer: Answer[tuple[T, ...] | None] = await self._get(path, optional, params, index)
+        return Answer(answer.value or (), answer.index, answer.default_allow)
+
+    async def _get(
+        self, path: str, kind: type[T], params: Params | None = None, index: int = 0
+    ) -> Answer[T]:
+        params = list(params or ())
+        timeout = REQUEST_TIMEOUT
+        if index:
+            params += [("index", str(index)), ("wait", f"{WAIT}s")]
+            timeout = WAIT * 17 / 16 + ANSWER_MARGIN
+        response = await self._send(
+            self._http.get(_raw, path, params, self._headers, connections_timeout=timeout), path
+        )
+        try:
+            value = msgspec.json.decode(response.body, type=kind)
+        except msgspec.DecodeError as error:
+            raise ConsulError(f"{path}: {error}", response.code) from error
+        policy = response.headers.get(DEFAULT_POLICY_HEADER)
+        return Answer(
+            value,
+            _index(response.headers.get("X-Consul-Index")),
+            None if policy is None else policy == "allow",
+        )
+
+    async def _put(self, path: str, params: Params | None = None, data: bytes = b"") -> None:
+        await self._send(self._http.put(_raw, path, params or [], data, self._headers), path)
+
+    async def _send(self, request: Any, path: str) -> Response:
+        try:
+            response: Response = await request
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise ConsulError(f"{path}: {str(error) or type(error).__name__}") from error
+        if response.code != 200:
+            raise ConsulError(f"{path}: {response.code} {response.body.strip()}", response.code)
+        return response
+
+
+def read_token(token_file: str | None) -> str | None:
+    """The token in `token_file`; None without a file. Raises ConsulError."""
+    if token_file is None:
+        return None
+    try:
+        return Path(token_file).read_text(encoding="utf-8").strip() or None
+    except OSError as error:
+        raise ConsulError(f"token_file: {error}") from error
+
+
+def _raw(response: Response) -> Response:
+    return response
+
+
+def _index(header: str | None) -> int:
+    return int(header) if header is not None and header.isdigit() else 0

@@ -1,0 +1,67 @@
+"""Blocking queries, run by Consul's rules: an index that goes back starts anew, errors back off
+with jitter, and a query that returns at once again and again is held to a rate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from fleetmesh.edge.consul import Answer, ConsulError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+FIRST_BACKOFF = 0.25
+MAX_BACKOFF = 15.0
+BURST = 8
+"""Answers that may come without a pause, refilled at `RATE` a second."""
+RATE = 2.0
+
+
+async def follow(
+    query: Callable[[int], Awaitable[Answer[T]]],
+    changed: Callable[[Answer[T]], Awaitable[None]],
+    failed: Callable[[ConsulError | None], None],
+) -> None:
+    """Ask for ever; runs until cancelled.
+
+    `changed` gets the first answer, and each whose index differs from the one before. `failed`
+    gets each error, and None with the next good answer.
+    """
+    index = 0
+    backoff = FIRST_BACKOFF
+    bucket = _Bucket()
+    while True:
+        try:
+            answer = await query(index)
+            if answer.index != index or index == 0:
+                await changed(answer)
+        except ConsulError as error:
+            failed(error)
+            index = 0
+            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311
+            backoff = min(backoff * 2, MAX_BACKOFF)
+            continue
+        failed(None)
+        backoff = FIRST_BACKOFF
+        index = 0 if answer.index < index else max(answer.index, 1)
+        await bucket.take()
+
+
+class _Bucket:
+    """A token bucket over the loop's clock."""
+
+    def __init__(self) -> None:
+        self._tokens = float(BURST)
+        self._at = asyncio.get_running_loop().time()
+
+    async def take(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._tokens = min(BURST, self._tokens + (now - self._at) * RATE)
+        self._at = now
+        self._tokens -= 1
+        if self._tokens < 0:
+            await asyncio.sleep(-self._tokens / RATE)

@@ -1,0 +1,96 @@
+"""Reports of several workers, and of those that are gone, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fleetmesh.model.report import (
+    BUCKETS,
+    ConnectionCount,
+    Latency,
+    RefusalCount,
+    Report,
+    RequestCount,
+)
+
+
+def total(reports: Iterable[Report]) -> Report:
+    """The sums of all counts, sorted by their labels. `pid`, `generation` and `served` are a
+    single worker's and are left empty."""
+    requests: dict[tuple[object, ...], RequestCount] = {}
+    connections: dict[tuple[object, ...], ConnectionCount] = {}
+    refusals: dict[tuple[object, ...], RefusalCount] = {}
+    latencies: dict[tuple[object, ...], Latency] = {}
+    for report in reports:
+        for r in report.requests:
+            key: tuple[object, ...] = (r.direction, r.source, r.destination, r.status)
+            had = requests[key].count if key in requests else 0
+            requests[key] = RequestCount(
+                r.direction, r.source, r.destination, r.status, had + r.count
+            )
+        for c in report.connections:
+            key = (c.direction, c.source, c.destination, c.kind)
+            connections[key] = _sum(connections.get(key), c)
+        for f in report.refusals:
+            key = (f.direction, f.source, f.destination, f.code)
+            had = refusals[key].count if key in refusals else 0
+            refusals[key] = RefusalCount(
+                f.direction, f.source, f.destination, f.code, had + f.count
+            )
+        for latency in report.latencies:
+            key = (latency.direction, latency.destination)
+            before = latencies.get(key)
+            counts = before.counts if before else (0,) * (len(BUCKETS) + 1)
+            latencies[key] = Latency(
+                latency.direction,
+                latency.destination,
+                tuple(a + b for a, b in zip(counts, latency.counts, strict=True)),
+                (before.total if before else 0.0) + latency.total,
+            )
+    return Report(
+        pid=0,
+        generation=0,
+        requests=tuple(requests[key] for key in sorted(requests, key=str)),
+        connections=tuple(connections[key] for key in sorted(connections, key=str)),
+        refusals=tuple(refusals[key] for key in sorted(refusals, key=str)),
+        latencies=tuple(latencies[key] for key in sorted(latencies, key=str)),
+    )
+
+
+def retire(report: Report) -> Report:
+    """What remains of a worker that is gone: its counts, but nothing active."""
+    return Report(
+        pid=0,
+        generation=0,
+        requests=report.requests,
+        connections=tuple(
+            ConnectionCount(
+                c.direction,
+                c.source,
+                c.destination,
+                c.kind,
+                c.opened,
+                0,
+                c.bytes_sent,
+                c.bytes_received,
+            )
+            for c in report.connections
+        ),
+        refusals=report.refusals,
+        latencies=report.latencies,
+    )
+
+
+def _sum(before: ConnectionCount | None, more: ConnectionCount) -> ConnectionCount:
+    if before is None:
+        return more
+    return ConnectionCount(
+        more.direction,
+        more.source,
+        more.destination,
+        more.kind,
+        before.opened + more.opened,
+        before.active + more.active,
+        before.bytes_sent + more.bytes_sent,
+        before.bytes_received + more.bytes_received,
+    )

@@ -1,0 +1,197 @@
+"""The watches on Consul, folded into one Observed value."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from fleetmesh.edge.consul import (
+    PROBE_DESTINATION,
+    PROBE_SOURCE,
+    Answer,
+    ConsulClient,
+    ConsulError,
+)
+from fleetmesh.edge.watch import follow
+from fleetmesh.model.identity import SpiffeId
+from fleetmesh.plan.answers import CatalogServices, Chain, Instance, IntentionEntry, LeafAnswer
+from fleetmesh.plan.answers import Roots as RootsAnswer
+from fleetmesh.plan.chain import InstanceQuery
+from fleetmesh.plan.observed import (
+    Observed,
+    Watch,
+    WatchCatalog,
+    WatchChain,
+    WatchInstances,
+    WatchIntentions,
+    WatchLeaf,
+    WatchRoots,
+    forget,
+    wanted_watches,
+)
+from fleetmesh.process.tasks import TaskSet
+from fleetmesh.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Observer:
+    """Runs exactly the watches that settings and observations ask for.
+
+    `changed` is called after each fold. `failing` holds the error of each watch that Consul does
+    not answer now; `last_contact` is the loop's time of the last good answer.
+    """
+
+    def __init__(
+        self, client: ConsulClient, settings: Settings, changed: Callable[[], None]
+    ) -> None:
+        self.observed = Observed()
+        self.failing: dict[Watch, str] = {}
+        self.last_contact: float | None = None
+        self._client = client
+        self._settings = settings
+        self._changed = changed
+        self._tasks = TaskSet()
+        self._running: dict[Watch, asyncio.Task[None]] = {}
+
+    def start(self) -> None:
+        self._adjust()
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    def retarget(self, settings: Settings) -> None:
+        self._settings = settings
+        self._adjust()
+
+    def contact(self) -> None:
+        """Consul has just answered, to whatever question."""
+        self.last_contact = asyncio.get_running_loop().time()
+
+    def _adjust(self) -> None:
+        wanted = wanted_watches(self._settings, self.observed)
+        for watch in self._running.keys() - wanted:
+            self._running.pop(watch).cancel()
+            self.failing.pop(watch, None)
+            self.observed = forget(self.observed, watch)
+        for watch in wanted - self._running.keys():
+            self._running[watch] = self._tasks.started(self._follow(watch), repr(watch))
+
+    def _fold(self, observed: Observed) -> None:
+        if observed != self.observed:
+            self.observed = observed
+            self._adjust()
+            self._changed()
+
+    async def _follow(self, watch: Watch) -> None:
+        def failed(error: ConsulError | None) -> None:
+            self._note(watch, error)
+
+        client = self._client
+        match watch:
+            case WatchRoots():
+                await follow(client.roots, self._roots, failed)
+            case WatchIntentions():
+                await follow(client.intentions, self._intentions, failed)
+            case WatchCatalog():
+                await follow(client.catalog, self._catalog, failed)
+            case WatchLeaf(service):
+                await follow(lambda index: client.leaf(service, index), self._leaf, failed)
+            case WatchChain(service):
+                await follow(lambda index: client.chain(service, index), self._chain, failed)
+            case WatchInstances(query):
+                await follow(
+                    lambda index: client.instances(query, index),
+                    lambda answer: self._instances(query, answer),
+                    failed,
+                )
+
+    def _note(self, watch: Watch, error: ConsulError | None) -> None:
+        if error is None:
+            self.contact()
+            if self.failing.pop(watch, None) is not None and not self.failing:
+                log.info("Consul answers again", extra={"fields": {"event": "consul_up"}})
+            return
+        if not self.failing:
+            log.warning(
+                "Consul does not answer: %s",
+                error,
+                extra={"fields": {"event": "consul_down", "error": str(error)}},
+            )
+        self.failing[watch] = str(error)
+
+    async def _roots(self, answer: Answer[RootsAnswer]) -> None:
+        if not self.observed.node:
+            await self._learn_node()
+        self._fold(replace(self.observed, roots=answer.value))
+
+    async def _learn_node(self) -> None:
+        """The node's name and datacenter; a token that may not ask learns the datacenter from
+        the first leaf or chain."""
+        try:
+            config = (await self._client.agent_self()).config
+        except ConsulError as error:
+            if error.status != 403:
+                raise
+            self.observed = replace(self.observed, node=socket.gethostname())
+            return
+        self.observed = replace(self.observed, node=config.node, datacenter=config.datacenter)
+
+    async def _intentions(self, answer: Answer[tuple[IntentionEntry, ...]]) -> None:
+        """Servers before 1.9 do not tell the default policy: two names that nobody has are
+        decided by it (or by `* => *`, which then decides everything)."""
+        allow = answer.default_allow
+        if allow is None:
+            allow = await self._client.intention_allowed(PROBE_SOURCE, PROBE_DESTINATION)
+        await self._believe(self.observed.intentions, answer.value)
+        self._fold(replace(self.observed, intentions=answer.value, default_allow=allow))
+
+    async def _catalog(self, answer: Answer[CatalogServices]) -> None:
+        self._fold(replace(self.observed, catalog=frozenset(answer.value)))
+
+    async def _leaf(self, answer: Answer[LeafAnswer]) -> None:
+        leaf = answer.value
+        identity = SpiffeId.parse(leaf.uri)
+        datacenter = self.observed.datacenter or (identity.datacenter if identity else "")
+        before = self.observed.leaves.get(leaf.service)
+        if before is None or before.serial != leaf.serial:
+            _log_leaf(leaf)
+        leaves = {**self.observed.leaves, leaf.service: leaf}
+        self._fold(replace(self.observed, leaves=leaves, datacenter=datacenter))
+
+    async def _chain(self, answer: Answer[Chain]) -> None:
+        chain = answer.value
+        chains = {**self.observed.chains, chain.service: chain}
+        datacenter = self.observed.datacenter or chain.datacenter
+        self._fold(replace(self.observed, chains=chains, datacenter=datacenter))
+
+    async def _instances(self, query: InstanceQuery, answer: Answer[tuple[Instance, ...]]) -> None:
+        await self._believe(self.observed.instances.get(query), answer.value)
+        instances = {**self.observed.instances, query: answer.value}
+        self._fold(replace(self.observed, instances=instances))
+
+    async def _believe(self, before: tuple[object, ...] | None, after: tuple[object, ...]) -> None:
+        """Raises ConsulError when a list came back empty because our token lost its rights:
+        Consul before 1.16 answers 200 with nothing then."""
+        if before and not after:
+            await self._client.check_token()
+
+
+def _log_leaf(leaf: LeafAnswer) -> None:
+    log.info(
+        "certificate of %s until %s",
+        leaf.service,
+        leaf.valid_before.isoformat(),
+        extra={
+            "fields": {
+                "event": "leaf_received",
+                "service": leaf.service,
+                "serial": leaf.serial,
+                "spiffe_id": leaf.uri,
+            }
+        },
+    )

@@ -1,0 +1,159 @@
+"""All workers together: as many as asked for, alive, serving the same."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+
+from fleetmesh.model.report import Report
+from fleetmesh.plan.totals import retire, total
+from fleetmesh.process.tasks import TaskSet
+from fleetmesh.process.workers import Publication, Worker
+from fleetmesh.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+LIVENESS_INTERVAL = 10.0
+DEATHS = 5
+DEATHS_WITHIN = 10.0
+"""After `DEATHS` deaths within this many seconds the next replacement waits a second."""
+REPLACEMENT_PAUSE = 1.0
+
+
+class Supervisor:
+    """`restarts` counts the workers that died and were replaced."""
+
+    def __init__(self, count: int, settings: WorkerSettings, drain_timeout: float) -> None:
+        self.restarts = 0
+        self._count = count
+        self._settings = settings
+        self._drain_timeout = drain_timeout
+        self._workers: dict[int, Worker] = {}
+        self._leaving: set[Worker] = set()
+        self._retired = Report(pid=0, generation=0)
+        self._publication: Publication | None = None
+        self._numbers = 0
+        self._deaths: collections.deque[float] = collections.deque(maxlen=DEATHS)
+        self._tasks = TaskSet()
+        self._changing = asyncio.Lock()
+        self._stopping = False
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        return (*self._workers.values(), *self._leaving)
+
+    @property
+    def serving(self) -> bool:
+        """Whether every worker serves the last publication."""
+        publication = self._publication
+        return (
+            publication is not None
+            and len(self._workers) == self._count
+            and all(w.generation == publication.generation for w in self._workers.values())
+        )
+
+    async def start(self) -> None:
+        for _ in range(self._count):
+            await self._add()
+        self._tasks.spawn(self._stay_alive(), "liveness of workers")
+
+    async def publish(self, publication: Publication) -> list[str]:
+        """Returns when every worker has applied it or failed to; the failures."""
+        async with self._changing:
+            self._publication = publication
+            workers = list(self._workers.values())
+            errors = await asyncio.gather(*(worker.publish(publication) for worker in workers))
+        failures = []
+        for worker, error in zip(workers, errors, strict=True):
+            if error:
+                failures.append(f"worker {worker.number}: {error}")
+                log.error(
+                    "worker %d did not apply generation %d: %s",
+                    worker.number,
+                    publication.generation,
+                    error,
+                    extra={"fields": {"event": "publish_failed", "worker": worker.number}},
+                )
+        return failures
+
+    async def reconfigure(self, count: int, settings: WorkerSettings, drain_timeout: float) -> None:
+        """New settings need new processes: they serve before the old ones are drained."""
+        self._drain_timeout = drain_timeout
+        if (count, settings) == (self._count, self._settings):
+            return
+        async with self._changing:
+            old = list(self._workers.values())
+            self._workers = {}
+            self._count, self._settings = count, settings
+            for _ in range(count):
+                await self._add()
+        for worker in old:
+            self._leave(worker)
+
+    async def collect(self) -> tuple[Report, ...]:
+        """Fresh reports of the workers that answer, and last the totals of those that are gone."""
+        reports = await asyncio.gather(*(worker.collect() for worker in self.workers))
+        return (*(report for report in reports if report is not None), self._retired)
+
+    async def drain(self) -> None:
+        """End all workers, each with the time to finish what it carries."""
+        self._stopping = True
+        await asyncio.gather(*(worker.drain(self._drain_timeout) for worker in self.workers))
+        await self._tasks.close()
+
+    async def _add(self) -> None:
+        self._numbers += 1
+        worker = await Worker.spawn(self._numbers, self._settings, self._tasks)
+        self._workers[worker.number] = worker
+        self._tasks.spawn(self._watch(worker), f"worker {worker.number}")
+        if self._publication is not None:
+            error = await worker.publish(self._publication)
+            if error:
+                log.error("worker %d did not begin: %s", worker.number, error)
+
+    def _leave(self, worker: Worker) -> None:
+        self._leaving.add(worker)
+        self._tasks.spawn(worker.drain(self._drain_timeout), f"drain of worker {worker.number}")
+
+    async def _watch(self, worker: Worker) -> None:
+        status = await worker.wait()
+        self._retired = total((self._retired, retire(worker.report)))
+        self._leaving.discard(worker)
+        if self._stopping or worker.draining or self._workers.pop(worker.number, None) is None:
+            return
+        self.restarts += 1
+        log.error(
+            "worker %d (pid %d) died with status %d and is replaced",
+            worker.number,
+            worker.pid,
+            status,
+            extra={"fields": {"event": "worker_died", "worker": worker.number, "status": status}},
+        )
+        await self._pause_after_many_deaths()
+        async with self._changing:
+            if len(self._workers) < self._count and not self._stopping:
+                await self._add()
+
+    async def _pause_after_many_deaths(self) -> None:
+        now = asyncio.get_running_loop().time()
+        many = len(self._deaths) == DEATHS and now - self._deaths[0] < DEATHS_WITHIN
+        self._deaths.append(now)
+        if many:
+            await asyncio.sleep(REPLACEMENT_PAUSE)
+
+    async def _stay_alive(self) -> None:
+        """A worker that does not answer is killed, and so replaced."""
+        while True:
+            await asyncio.sleep(LIVENESS_INTERVAL)
+            workers = list(self._workers.values())
+            reports = await asyncio.gather(*(worker.collect() for worker in workers))
+            for worker, report in zip(workers, reports, strict=True):
+                if report is None and not worker.draining:
+                    log.error(
+                        "worker %d (pid %d) does not answer and is killed",
+                        worker.number,
+                        worker.pid,
+                        extra={"fields": {"event": "worker_hung", "worker": worker.number}},
+                    )
+                    worker.kill()

@@ -1,0 +1,203 @@
+"""One worker process as the controller sees it: its channel, what it has, what it said last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+import msgspec
+
+from fleetmesh.edge.ipc import (
+    MAX_FDS,
+    Applied,
+    Channel,
+    ChannelClosedError,
+    Collect,
+    Drain,
+    Listener,
+    Publish,
+    Reported,
+    ToController,
+)
+from fleetmesh.model.report import Report
+from fleetmesh.process.tasks import TaskSet
+from fleetmesh.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+APPLY_TIMEOUT = 10.0
+REPORT_TIMEOUT = 10.0
+KILL_GRACE = 2.0
+"""Seconds beyond its drain time until a worker that has not exited is killed."""
+NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+"""Only the controller speaks to the service manager."""
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """What every worker shall serve; `sockets` by listener name."""
+
+    generation: int
+    snapshot: bytes
+    listeners: tuple[Listener, ...]
+    sockets: Mapping[str, socket.socket]
+
+
+class Worker:
+    """A running process. `number` tells workers apart in logs; `generation` is the last one that
+    it applied, `report` the last that it sent."""
+
+    def __init__(
+        self, number: int, process: asyncio.subprocess.Process, channel: Channel, tasks: TaskSet
+    ) -> None:
+        self.number = number
+        self.generation = 0
+        self.report = Report(pid=process.pid, generation=0)
+        self.draining = False
+        self._process = process
+        self._channel = channel
+        self._has: dict[str, socket.socket] = {}
+        self._publishing = asyncio.Lock()
+        self._applied: asyncio.Future[Applied] | None = None
+        self._reports: dict[int, asyncio.Future[Report]] = {}
+        self._asked = 0
+        tasks.spawn(self._listen(), f"worker {number} channel")
+
+    @classmethod
+    async def spawn(cls, number: int, settings: WorkerSettings, tasks: TaskSet) -> Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "fleetmesh.process.worker",
+                "--channel",
+                str(theirs.fileno()),
+                "--worker",
+                str(number),
+                "--settings",
+                msgspec.json.encode(settings).decode(),
+                pass_fds=(theirs.fileno(),),
+                env={k: v for k, v in os.environ.items() if k not in NOT_INHERITED},
+            )
+        return cls(number, process, Channel(ours, ToController), tasks)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes, 0 when the process is gone."""
+        try:
+            with open(f"/proc/{self.pid}/statm", encoding="ascii") as statm:  # noqa: PTH123
+                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except OSError:
+            return 0
+
+    async def wait(self) -> int:
+        """The exit status, as asyncio gives it: minus the signal's number for a killed one."""
+        return await self._process.wait()
+
+    def kill(self) -> None:
+        try:
+            self._process.kill()
+        except ProcessLookupError:
+            pass
+
+    async def publish(self, publication: Publication) -> str:
+        """Hand over and wait until it is applied; the reason when it is not, else an empty text.
+
+        At most MAX_FDS sockets ride on one message: more of them come in several messages, each
+        with the listeners that the worker has sockets for by then.
+        """
+        async with self._publishing:
+            wanted = {listener.name for listener in publication.listeners}
+            self._has = {name: sock for name, sock in self._has.items() if name in wanted}
+            fresh = [
+                listener.name
+                for listener in publication.listeners
+                if self._has.get(listener.name) is not publication.sockets[listener.name]
+            ]
+            error = ""
+            for start in range(0, max(len(fresh), 1), MAX_FDS):
+                attached = tuple(fresh[start : start + MAX_FDS])
+                self._has.update((name, publication.sockets[name]) for name in attached)
+                error = await self._publish(publication, attached)
+                if error:
+                    break
+            return error
+
+    async def _publish(self, publication: Publication, attached: tuple[str, ...]) -> str:
+        self._applied = asyncio.get_running_loop().create_future()
+        message = Publish(
+            publication.generation,
+            publication.snapshot,
+            tuple(item for item in publication.listeners if item.name in self._has),
+            attached,
+        )
+        try:
+            await self._channel.send(
+                message, [publication.sockets[name].fileno() for name in attached]
+            )
+            answer = await asyncio.wait_for(self._applied, APPLY_TIMEOUT)
+        except TimeoutError:
+            return f"no answer within {APPLY_TIMEOUT:g} s"
+        except ChannelClosedError as error:
+            return str(error)
+        return answer.error
+
+    async def collect(self) -> Report | None:
+        """A fresh report; None when the worker does not answer in time."""
+        self._asked += 1
+        request = self._asked
+        answer: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        self._reports[request] = answer
+        try:
+            await self._channel.send(Collect(request))
+            self.report = await asyncio.wait_for(answer, REPORT_TIMEOUT)
+        except (TimeoutError, ChannelClosedError):
+            return None
+        finally:
+            self._reports.pop(request, None)
+        return self.report
+
+    async def drain(self, seconds: float) -> None:
+        """Let it finish, then wait until it is gone; killed when it takes too long."""
+        self.draining = True
+        try:
+            await self._channel.send(Drain(seconds))
+            await asyncio.wait_for(self._process.wait(), seconds + KILL_GRACE)
+        except (ChannelClosedError, TimeoutError):
+            self.kill()
+            await self._process.wait()
+
+    async def _listen(self) -> None:
+        try:
+            while True:
+                message, _ = await self._channel.receive()
+                if isinstance(message, Applied | Reported):
+                    self._heard(message)
+        except ChannelClosedError as error:
+            self._channel.close()
+            if not self.draining:
+                self.kill()  # without a channel it can only serve what is outdated
+            for future in (self._applied, *self._reports.values()):
+                if future is not None and not future.done():
+                    future.set_exception(ChannelClosedError(str(error)))
+                    future.exception()
+
+    def _heard(self, message: Applied | Reported) -> None:
+        match message:
+            case Applied(generation, error):
+                if not error:
+                    self.generation = generation
+                if self._applied is not None and not self._applied.done():
+                    self._applied.set_result(message)
+            case Reported(request, report):
+                waiting = self._reports.get(request)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(report)
