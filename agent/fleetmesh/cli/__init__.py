@@ -1,0 +1,57 @@
+"""The `fleetmesh` command: one module per verb or group of verbs.
+
+Modules import what they need when their verb runs, so that the small verbs are quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from fleetmesh.cli import agent, check, reload, status, validate, version
+from fleetmesh.cli.options import Exit
+
+EPILOG = (
+    "Exit codes: 0 all is well; 1 warnings, or a negative answer; 2 errors, or input that is "
+    "refused; 3 no agent answers."
+)
+
+app = typer.Typer(
+    name="fleetmesh",
+    help="A service mesh for fleets of plain VMs.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("agent")(agent.agent)
+app.command("status")(status.status)
+app.command("check")(check.check)
+app.command("validate")(validate.validate)
+app.command("reload")(reload.reload)
+app.command("version")(version.version)
+
+
+def main() -> None:
+    """The console script. Operators get sentences, never tracebacks."""
+    from fleetmesh.edge.admin_client import AgentRefusedError, AgentUnreachableError
+
+    try:
+        app()
+    except AgentUnreachableError as error:
+        print(f"fleetmesh: no agent answers: {error}", file=sys.stderr)
+        sys.exit(Exit.DOWN)
+    except AgentRefusedError as error:
+        print(f"fleetmesh: {error}", file=sys.stderr)
+        sys.exit(Exit.ERROR)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); nothing is left to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.OK)
+    except OSError as error:
+        print(f"fleetmesh: {error}", file=sys.stderr)
+        sys.exit(Exit.ERROR)

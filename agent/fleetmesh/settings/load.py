@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,11 +26,10 @@ def load(
     neither root nor the agent's, and belong to one service only.
     """
     directory = Path(services_dir)
-    listed = _service_files(directory) if directory.exists() else []
-    if isinstance(listed, Problem):
-        return [listed]
-    found = read_files(Path(agent_file), listed, resolve_uid)
-    return found.problems or found.settings or [Problem(str(agent_file), "was not read")]
+    listing = list_dir(directory) if directory.exists() else Listing([], [])
+    found = read_files(Path(agent_file), listing.files, resolve_uid)
+    problems = found.problems + listing.problems
+    return problems or found.settings or [Problem(str(agent_file), "was not read")]
 
 
 class Found(msgspec.Struct):
@@ -62,11 +62,6 @@ def read_files(
                 agent = None
     declared: list[Declared] = []
     for path in service_files:
-        if path.suffix == ".yml":
-            problems.append(
-                Problem(str(path), "ends in .yml and would not be read", "Rename it to .yaml")
-            )
-            continue
         opened = _open(path)
         if isinstance(opened, Problem):
             problems.append(opened)
@@ -105,12 +100,22 @@ def _open(path: Path) -> tuple[Reader, yaml.MappingNode] | Problem:
     return node if isinstance(node, Problem) else (Reader(str(path)), node)
 
 
-def _service_files(directory: Path) -> list[Path] | Problem:
-    """Files of `services.d`; hidden ones and other suffixes (backups of editors) are left out."""
+class Listing(msgspec.Struct, frozen=True):
+    files: list[Path]
+    problems: list[Problem]
+
+
+def list_dir(directory: Path, suffixes: Sequence[str] = (SUFFIX,)) -> Listing:
+    """The files of a directory that would be read; hidden ones and other suffixes (backups of
+    editors) are left out, but `.yml` is told, for its writer believes that it counts."""
     try:
-        paths = sorted(directory.iterdir())
+        paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        return Problem(str(directory), f"cannot be read: {error.strerror}")
-    return [
-        path for path in paths if path.suffix in (SUFFIX, ".yml") and not path.name.startswith(".")
+        rule = "does not exist" if error.errno == errno.ENOENT else f"{error.strerror}".lower()
+        return Listing([], [Problem(str(directory), rule, "Name a directory")])
+    misnamed = [
+        Problem(str(path), "ends in .yml and would not be read", "Rename it to .yaml")
+        for path in paths
+        if path.suffix == ".yml" and ".yml" not in suffixes
     ]
+    return Listing([path for path in paths if path.suffix in suffixes], misnamed)

@@ -1,0 +1,7 @@
+"""`fleetmesh check`."""
+
+from __future__ import annotations
+
+
+def check() -> None:
+    """check."""

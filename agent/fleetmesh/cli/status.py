@@ -1,0 +1,7 @@
+"""`fleetmesh status`."""
+
+from __future__ import annotations
+
+
+def status() -> None:
+    """status."""
