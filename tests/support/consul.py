@@ -28,12 +28,14 @@ START_TIMEOUT = 30.0
 
 
 class ConsulServer:
-    """One running dev agent; `address` is its HTTP API."""
+    """One running dev agent; `address` is its HTTP API, `config` more of its configuration."""
 
     def __init__(self, binary: str, directory: Path, config: dict[str, Any] | None = None) -> None:
         self.binary = binary
         self.directory = directory
         self.config = config or {}
+        tokens = self.config.get("acl", {}).get("tokens", {})
+        self.management_token: str | None = tokens.get("master")
         self.ports = dict(
             zip(("http", "server", "serf-lan", "serf-wan"), free_ports(4), strict=True)
         )
@@ -100,7 +102,7 @@ class ConsulServer:
         try:
             return bool(
                 self.get("/v1/status/leader")
-                and self.get("/v1/catalog/nodes")
+                and self.call("GET", "/v1/catalog/nodes", token=self.management_token)
                 and self.get("/v1/agent/connect/ca/roots")["Roots"]
             )
         except (OSError, urllib.error.HTTPError, TypeError, KeyError):
