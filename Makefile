@@ -49,7 +49,7 @@ prereqs: ## install the Debian packages that are missing
 
 venv: $(VENV_STAMP) $(COLLECTION) ## make the Python environment (.venv)
 
-$(VENV_STAMP): pyproject.toml
+$(VENV_STAMP):
 	$(call step,Python environment in .venv (a minute the first time))
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -e '.[dev]' \

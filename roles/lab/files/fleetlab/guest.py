@@ -68,6 +68,13 @@ def execute(running: Running, *command: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def halt(running: Running) -> None:
+    """Ask PID 1 for an orderly shutdown."""
+    init = init_pid(running)
+    if init is not None:
+        os.kill(init, signal.SIGRTMIN + 3)
+
+
 def cut_power(running: Running, patience: float = 10.0) -> bool:
     """Kill PID 1, and with it every process of the host, at once; True when all are gone."""
     deadline = time.monotonic() + patience

@@ -8,11 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 CACHE = Path("/var/cache/fleetmesh")
 SUITE = "bookworm"
+_PARTIAL = "building-"
 PACKAGES = (
     "ca-certificates",
     "conntrack",
@@ -72,48 +72,89 @@ def ensure_image() -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.exists():
             return False
-        for abandoned in CACHE.glob("building-*"):
-            shutil.rmtree(abandoned)
-        partial = CACHE / f"building-{recipe_key()}"
+        _remove_partial()
+        partial = CACHE / f"{_PARTIAL}{recipe_key()}"
         try:
-            _build(partial)
-        except BaseException:
+            _build(partial, lock.fileno())
+            (partial / "root").rename(target)
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
-            raise
-        partial.rename(target)
     return True
 
 
-def _build(root: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="fleetlab-apt-") as scratch:
-        sources = Path(scratch) / "debian.list"
-        sources.write_text("\n".join(_sources()) + "\n")
-        settings = Path(scratch) / "apt.conf"
-        settings.write_text(_output("apt-config", "dump", *_APT_SETTINGS))
-        # A namespace of its own for mounts and processes: a builder that is killed takes its
-        # children and its mounts along.
-        command = [
-            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
-            *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
-            f"--include={','.join(PACKAGES)}",
-            f"--aptopt={settings}",
-            "--dpkgopt=path-exclude=/usr/share/man/*",
-            "--dpkgopt=path-exclude=/usr/share/locale/*",
-            "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-            f"--customize-hook={_CUSTOMIZE}",
-            *(SUITE, str(root), str(sources)),
-        ]
-        built = subprocess.run(command, stdout=sys.stderr, env=os.environ | {"TMPDIR": scratch})
-        if built.returncode != 0:
-            raise ImageError(
-                f"mmdebstrap ended with status {built.returncode}; its messages are above. "
-                "Check that `apt-get update` succeeds on this machine, then try again"
-            )
+def remove_abandoned() -> None:
+    """Remove what a builder that was killed left behind, unless another builder is at work."""
+    if not CACHE.exists():
+        return
+    with (CACHE / "image.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        _remove_partial()
+
+
+def _remove_partial() -> None:
+    for abandoned in CACHE.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(abandoned)
+
+
+def _build(partial: Path, lock: int) -> None:
+    """Make `partial`/root. Raises ImageError.
+
+    The processes that build hold the lock too, and end with this one.
+    """
+    partial.mkdir()
+    sources = partial / "debian.list"
+    sources.write_text("\n".join(_sources()) + "\n")
+    settings = partial / "apt.conf"
+    settings.write_text(_output("apt-config", "dump", *_APT_SETTINGS))
+    # A namespace of its own for mounts and processes: a builder that is killed takes its
+    # children and its mounts along.
+    command = [
+        *("setpriv", "--pdeathsig", "KILL"),
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+        *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"),
+        f"--include={','.join(PACKAGES)}",
+        f"--aptopt={settings}",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/locale/*",
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+        f"--customize-hook={_CUSTOMIZE}",
+        *(SUITE, str(partial / "root"), str(sources)),
+    ]
+    environment = os.environ | {"TMPDIR": str(partial)}
+    with subprocess.Popen(command, stdout=sys.stderr, env=environment, pass_fds=[lock]) as builder:
+        try:
+            status = builder.wait()
+        except BaseException:
+            # Removing its files has to wait for its end.
+            builder.kill()
+            raise
+    if status != 0:
+        raise ImageError(
+            f"mmdebstrap ended with status {status}; its messages are above. "
+            "Check that `apt-get update` succeeds on this machine, then try again"
+        )
 
 
 def _sources() -> list[str]:
     """The machine's own Debian sources of our suite, as sources.list lines. Raises ImageError."""
+    lines = _indexed_sources()
+    if not lines:
+        # Some machines come with apt's indexes removed.
+        subprocess.run(["apt-get", "update"], stdout=sys.stderr, check=False)
+        lines = _indexed_sources()
+    if not lines:
+        raise ImageError(
+            f"this machine's apt has no index of Debian {SUITE}; check that its sources name the "
+            "suite and that `apt-get update` succeeds"
+        )
+    return lines
+
+
+def _indexed_sources() -> list[str]:
     rows = _output(
         *("apt-get", "indextargets", "Created-By: Packages", "--format"),
         "$(ORIGIN)|$(CODENAME)|$(REPO_URI)|$(COMPONENT)",
@@ -123,11 +164,6 @@ def _sources() -> list[str]:
         origin, codename, uri, component = row.split("|")
         if origin == "Debian" and codename.startswith(SUITE):
             lines.append(f"deb {uri} {codename} {component}")
-    if not lines:
-        raise ImageError(
-            f"this machine's apt has no index of Debian {SUITE}; run `apt-get update`, and check "
-            "that its sources name the suite"
-        )
     return lines
 
 

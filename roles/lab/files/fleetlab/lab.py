@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fleetlab import cgroup, guest, launcher, network, seed
-from fleetlab.image import ensure_image, image_path
+from fleetlab.image import ensure_image, image_path, remove_abandoned
 from fleetlab.state import HostSpec, Lab, LabError, LabSpec
 
 _BOOT_PATIENCE = 60.0
@@ -35,6 +35,7 @@ def up(lab: Lab, spec: LabSpec) -> bool:
 
 def down(lab: Lab) -> bool:
     """Remove everything that the lab recorded as its own; True if there was anything."""
+    remove_abandoned()
     if not lab.directory.exists():
         return False
     with lab.locked():
@@ -66,7 +67,10 @@ def stop(lab: Lab, hosts: Iterable[str]) -> None:
     for host, record in running.items():
         if record is None:
             continue
-        if not guest.wait_until_empty(record, max(0.0, deadline - time.monotonic())):
+        while not guest.wait_until_empty(record, 1.0) and time.monotonic() < deadline:
+            # A guest that was only just booting did not hear the first one.
+            guest.halt(record)
+        if not guest.wait_until_empty(record, 0.0):
             _say(f"{host} does not stop in order; its power is cut")
             if not guest.cut_power(record):
                 raise LabError(f"processes of {host} do not end: {record.groups[0]}")

@@ -188,7 +188,9 @@ def _ssh_config(lab: Lab, spec: LabSpec) -> str:
         "  GlobalKnownHostsFile /dev/null\n"
         "  StrictHostKeyChecking yes\n"
         "  PasswordAuthentication no\n"
-        f"  ProxyCommand ip netns exec {lab.control} nc %h %p\n"
+        # nc hands its connection over and ends: no process in between, and ssh sees its end.
+        f"  ProxyCommand ip netns exec {lab.control} nc -F %h %p\n"
+        "  ProxyUseFdpass yes\n"
         "  ConnectTimeout 10\n"
         "  LogLevel ERROR\n"
         "  ControlMaster auto\n"
