@@ -36,7 +36,8 @@ def fleet() -> Iterator[Fleet]:
         fleet.end_sessions()
         return
     # The name that `make test` takes down when it is interrupted.
-    fleet = Fleet("test-" + hashlib.sha256(str(ROOT).encode()).hexdigest()[:6])
+    name = "test-" + hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]
+    fleet = Fleet(os.environ.get("TEST_LAB", name))
     try:
         for target in ("lab-up", "rollout"):
             began = time.monotonic()

@@ -31,8 +31,6 @@ def test_tour_shows_its_evidence(fleet: Fleet) -> None:
         "403",
         "application_data",
         "fleetmesh status",
-        "make demo-shell",
-        "make demo-down",
     ):
         assert text in shown, f"{text!r} is not in:\n{shown}"
     assert "\x1b[" not in shown

@@ -15,6 +15,7 @@ from typing import Any
 from tests.support.hosts import LABS, CommandError, Host, Session
 
 ROOT = Path(__file__).resolve().parents[2]
+_INTENTION_KEYS = ("SourceName", "DestinationName", "Action", "Description", "Meta")
 
 
 @dataclass
@@ -84,7 +85,12 @@ class Fleet:
             done = subprocess.run(
                 command,
                 cwd=ROOT,
-                env=os.environ | {"LAB": self.lab, "ANSIBLE_FORCE_COLOR": "0"},
+                env=os.environ
+                | {
+                    "LAB": self.lab,
+                    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                    "ANSIBLE_FORCE_COLOR": "0",
+                },
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 timeout=timeout,
@@ -135,12 +141,11 @@ class Fleet:
 
     def decide(self, source: str, destination: str, action: str) -> None:
         """Make the exact intention of this pair `allow` or `deny`."""
-        exact = self._intention(source, destination)
-        wanted = {"SourceName": source, "DestinationName": destination, "Action": action}
-        if exact is None:
-            self.consul("POST", "/v1/connect/intentions", wanted | {"SourceType": "consul"})
-        else:
-            self.consul("PUT", f"/v1/connect/intentions/{exact['ID']}", exact | wanted)
+        exact = self._intention(source, destination) or {
+            "SourceName": source,
+            "DestinationName": destination,
+        }
+        self._put_intention(exact | {"Action": action})
 
     @contextlib.contextmanager
     def intention(self, source: str, destination: str, action: str) -> Iterator[None]:
@@ -151,9 +156,17 @@ class Fleet:
             yield
         finally:
             if before is not None:
-                self.decide(source, destination, before["Action"])
+                self._put_intention(before)
             elif (now := self._intention(source, destination)) is not None:
                 self.consul("DELETE", f"/v1/connect/intentions/{now['ID']}")
+
+    def _put_intention(self, wanted: dict[str, Any]) -> None:
+        body = {key: wanted[key] for key in _INTENTION_KEYS if key in wanted}
+        now = self._intention(wanted["SourceName"], wanted["DestinationName"])
+        if now is None:
+            self.consul("POST", "/v1/connect/intentions", body)
+        else:
+            self.consul("PUT", f"/v1/connect/intentions/{now['ID']}", body)
 
     def _intention(self, source: str, destination: str) -> dict[str, Any] | None:
         for one in self.consul("GET", "/v1/connect/intentions"):

@@ -83,10 +83,10 @@ class Answer:
 
     @property
     def caller(self) -> str:
-        """The SPIFFE id of the caller, as the application was told it."""
+        """The SPIFFE id of the caller, as the application was told it; "" if it was not."""
         elements = parse_xfcc(self.received("x-forwarded-client-cert"))
         assert len(elements) == 1, elements
-        return elements[0]["URI"]
+        return elements[0].get("URI", "")
 
     def received(self, header: str) -> str:
         """What the application got in this header, "" if it got none."""
@@ -174,8 +174,12 @@ class Session:
     def stop(self) -> None:
         """End the session; the program on the host sees its input close."""
         self.close_input()
-        self._process.terminate()
-        self._process.wait(10)
+        try:
+            self._process.wait(3)
+        except subprocess.TimeoutExpired:
+            # The host may be gone, and with it the one who would say so.
+            self._process.terminate()
+            self._process.wait(10)
 
 
 @dataclass(frozen=True)
