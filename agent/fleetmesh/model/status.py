@@ -54,8 +54,9 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class CaptureStatus(msgspec.Struct, frozen=True):
-    """`state` is one of applied, unconfirmed, removed, disabled, failed; `undo_in` is the
-    seconds until unconfirmed rules are undone."""
+    """`state` is one of applied, unconfirmed, undone (nobody confirmed in time), removed (by an
+    operator), waiting (for the first snapshot), disabled, failed, stopped (no agent runs);
+    `undo_in` is the seconds until unconfirmed rules are undone."""
 
     state: str
     rules: int = 0
