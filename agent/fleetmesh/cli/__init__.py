@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from fleetmesh.cli import agent, check, reload, status, validate, version
+from fleetmesh.cli import agent, capture, check, reload, status, validate, version
 from fleetmesh.cli.options import Exit
 
 EPILOG = (
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("agent")(agent.agent)
 app.command("status")(status.status)
 app.command("check")(check.check)
+app.add_typer(capture.app, name="capture")
 app.command("validate")(validate.validate)
 app.command("reload")(reload.reload)
 app.command("version")(version.version)

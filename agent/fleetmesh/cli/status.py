@@ -2,6 +2,52 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
 
-def status() -> None:
-    """status."""
+import typer
+
+from fleetmesh.cli.options import Json, Socket, client
+
+
+def status(
+    as_json: Json = False,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the snapshot that workers serve, private keys removed, to FILE "
+            "(- is standard output) and print nothing else.",
+            show_default=False,
+        ),
+    ] = None,
+    socket: Socket = None,
+) -> None:
+    """Show what the agent does: what is wrong first, then services, upstreams and workers.
+
+    Exit code 0 when the agent answers, whatever it says; 3 when it does not. `fleetmesh check`
+    judges.
+    """
+    agent = client(socket)
+    if export is not None:
+        _write(export, json.dumps(agent.get("/v1/snapshot"), indent=2) + "\n")
+    elif as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.format(msgspec.json.encode(agent.status())).decode())
+    else:
+        from fleetmesh.cli import render
+
+        render.status(agent.status(), sys.stdout)
+
+
+def _write(target: str, text: str) -> None:
+    if target == "-":
+        typer.echo(text, nl=False)
+        return
+    path = Path(target)
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_text(text)
+    fresh.replace(path)

@@ -1,0 +1,211 @@
+"""Judgements on an agent's status: what somebody on call should know first."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from fleetmesh.model.status import CaptureStatus, IdentityStatus, ServiceStatus, Status
+from fleetmesh.model.traffic import Endpoint, Health, Upstream
+
+# Consul renews a leaf at a random moment between 60 and 90 % of its life (calculateSoftExpiry in
+# agent/cache-types/connect_ca_leaf.go), so that an older one means that renewal does not work.
+RENEWAL_IS_LATE = 0.90
+RENEWAL_FAILED = 0.95
+CONTACT_IS_OLD = 30.0
+
+
+class Level(enum.StrEnum):
+    """SKIPPED could not be judged from where we stand."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line of `fleetmesh check`, and of the top of `fleetmesh status` unless it is ok."""
+
+    level: Level
+    subject: str
+    message: str
+    remedy: str = ""
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    order = list(Level)
+    return max((finding.level for finding in findings), key=order.index, default=Level.OK)
+
+
+def of_status(status: Status) -> list[Finding]:
+    """Everything that the status alone tells, good and bad."""
+    return [
+        *_configuration(status),
+        _consul(status),
+        _capture(status.capture),
+        *_workers(status),
+        *(finding for service in status.services for finding in _service(service, status)),
+    ]
+
+
+def _configuration(status: Status) -> Iterator[Finding]:
+    for problem in status.problems:
+        yield Finding(
+            Level.ERROR, "configuration", f"{problem.path}: {problem.rule}", problem.remedy
+        )
+
+
+def _consul(status: Status) -> Finding:
+    consul = status.consul
+    if consul.reachable and (consul.last_contact or 0.0) < CONTACT_IS_OLD:
+        return Finding(Level.OK, "consul", f"{consul.address} answers")
+    since = "never answered" if consul.last_contact is None else f"{span(consul.last_contact)} ago"
+    why = f": {consul.error}" if consul.error else ""
+    known = "the last state is served on" if status.generation else "nothing is served yet"
+    if consul.reachable:
+        return Finding(Level.WARNING, "consul", f"{consul.address} last answered {since}{why}")
+    return Finding(
+        Level.ERROR,
+        "consul",
+        f"{consul.address} is not reachable (last answer: {since}; {known}){why}",
+        "Look at the local Consul agent: systemctl status consul",
+    )
+
+
+def _capture(capture: CaptureStatus) -> Finding:
+    again = "fleetmesh capture apply"
+    if capture.error or capture.state == "failed":
+        return Finding(Level.ERROR, "capture", f"the kernel refused: {capture.error}", again)
+    if capture.drift:
+        return Finding(
+            Level.WARNING,
+            "capture",
+            "the rules in the kernel are not the wanted ones",
+            "fleetmesh capture show tells the difference",
+        )
+    match capture.state:
+        case "applied":
+            return Finding(Level.OK, "capture", f"{capture.rules} rules in the kernel")
+        case "disabled":
+            return Finding(Level.OK, "capture", "nothing is to be captured")
+        case "unconfirmed":
+            return Finding(
+                Level.WARNING,
+                "capture",
+                f"the rules undo themselves in {span(capture.undo_in or 0.0)}",
+                "fleetmesh capture confirm",
+            )
+        case "waiting":
+            return Finding(
+                Level.WARNING, "capture", "no rules yet: no service can be captured so far"
+            )
+        case _:
+            return Finding(Level.WARNING, "capture", f"no rules: {capture.state}", again)
+
+
+def _workers(status: Status) -> Iterator[Finding]:
+    serving = [worker for worker in status.workers if not worker.draining]
+    if not serving:
+        yield Finding(
+            Level.ERROR, "workers", "none is running", "journalctl -u fleetmesh-agent tells why"
+        )
+        return
+    behind = [worker for worker in serving if worker.generation != status.generation]
+    for worker in behind:
+        yield Finding(
+            Level.WARNING,
+            "workers",
+            f"{worker.pid} serves generation {worker.generation}, not {status.generation}",
+            "journalctl -u fleetmesh-agent tells why",
+        )
+    if not behind:
+        yield Finding(Level.OK, "workers", f"{len(serving)} serve generation {status.generation}")
+
+
+def _service(service: ServiceStatus, status: Status) -> Iterator[Finding]:
+    subject = f"service {service.name}"
+    if not service.registered:
+        yield Finding(
+            Level.ERROR,
+            subject,
+            "is not registered with Consul",
+            "Look at the agent's log for Consul's answer",
+        )
+    yield _certificate(subject, service.identity)
+    serving = sum(not worker.draining for worker in status.workers)
+    if service.identity.serial and service.identity.workers < serving:
+        yield Finding(
+            Level.WARNING,
+            subject,
+            f"{service.identity.workers} of {serving} workers serve its current certificate",
+            "They have a generation to catch up; look again in a minute",
+        )
+
+
+def _certificate(subject: str, identity: IdentityStatus) -> Finding:
+    if not identity.serial:
+        return Finding(
+            Level.ERROR,
+            subject,
+            "has no certificate, so that it neither calls nor answers",
+            "Look at the agent's log for Consul's answer",
+        )
+    left, life = identity.seconds_left, identity.life
+    if left <= 0:
+        return Finding(Level.ERROR, subject, f"its certificate expired {span(-left)} ago", _RENEWAL)
+    used = 1 - left / life if life > 0 else 0.0
+    if used < 0:
+        return Finding(
+            Level.ERROR,
+            subject,
+            f"its certificate is valid from {span(left - life)} ahead",
+            "Set this host's clock",
+        )
+    tells = f"its certificate has {span(left)} of {span(life)} left"
+    if used >= RENEWAL_FAILED:
+        return Finding(Level.ERROR, subject, tells, _RENEWAL)
+    if used >= RENEWAL_IS_LATE:
+        return Finding(Level.WARNING, subject, tells, _RENEWAL)
+    return Finding(Level.OK, subject, tells)
+
+
+_RENEWAL = "Consul should have renewed it: look at its agent's and its servers' logs"
+
+
+def unreachable(upstreams: Iterable[Upstream]) -> list[Finding]:
+    """Upstreams whose every endpoint is out."""
+    return [
+        Finding(
+            Level.WARNING,
+            f"upstream {upstream.service}",
+            "has no healthy endpoint: calls to it are refused",
+            "Look at its checks in Consul",
+        )
+        for upstream in upstreams
+        if not any(is_live(endpoint) for endpoint in upstream.target.endpoints)
+    ]
+
+
+def is_live(endpoint: Endpoint) -> bool:
+    return endpoint.health is not Health.CRITICAL and endpoint.weight > 0
+
+
+def span(seconds: float) -> str:
+    """A duration for people, in its two largest units.
+
+    >>> span(0.25), span(42), span(90), span(259_140), span(864_000)
+    ('0.2s', '42s', '1m 30s', '71h 59m', '10d 0h')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60}s"
+    if whole < 96 * 3600:
+        return f"{whole // 3600}h {whole % 3600 // 60}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"

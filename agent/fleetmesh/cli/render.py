@@ -1,0 +1,221 @@
+"""How statuses and findings look: colours on a terminal, plain text in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from fleetmesh.cli.findings import Finding, Level, is_live, of_status, span, unreachable
+from fleetmesh.model.status import ServiceStatus, Status, WorkerStatus
+from fleetmesh.model.traffic import Endpoint, Upstream
+
+PIPE_WIDTH = 180
+_STYLES = {
+    Level.OK: "green",
+    Level.SKIPPED: "dim",
+    Level.WARNING: "yellow",
+    Level.ERROR: "bold red",
+}
+
+
+def status(found: Status, out: TextIO) -> None:
+    """The whole of `fleetmesh status`."""
+    page = _Page(out)
+    page.head(found)
+    bad = [
+        finding
+        for finding in of_status(found) + unreachable(found.upstreams)
+        if finding.level not in (Level.OK, Level.SKIPPED)
+    ]
+    for finding in bad:
+        page.finding(finding)
+    page.section("Services")
+    page.table(SERVICE_HEAD, [_service_row(service) for service in found.services], "none declared")
+    page.section("Identities")
+    page.table(
+        ("service", "certificate left", "workers", "SPIFFE ID"),
+        [_identity_row(service, found.workers) for service in found.services],
+        "none",
+    )
+    page.section("Intentions")
+    page.table(
+        ("service", "callers"),
+        [
+            (service.name, ", ".join(service.intentions) or "none of its own")
+            for service in found.services
+        ],
+        "no service",
+    )
+    page.line(f"  others: {'allowed' if found.default_allow else 'denied'} by default")
+    page.section("Upstreams")
+    page.table(
+        ("service", "protocol", "endpoint", "address", "health", "weight", "meta"),
+        [row for upstream in found.upstreams for row in _upstream_rows(upstream)],
+        "none known",
+    )
+    page.section("Workers")
+    page.table(
+        ("pid", "generation", "connections", "memory", "restarts", ""),
+        [_worker_row(worker) for worker in found.workers],
+        "none running",
+    )
+    page.flush()
+
+
+def findings(found: Iterable[Finding], out: TextIO) -> None:
+    """The lines of `fleetmesh check`, with a remedy below each that has one."""
+    page = _Page(out)
+    for finding in found:
+        page.finding(finding)
+    page.flush()
+
+
+class _Page:
+    """Collects lines, so that trailing blanks of table cells never reach a pipe."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        terminal = out.isatty()
+        self._console = Console(
+            file=out, width=None if terminal else PIPE_WIDTH, highlight=False, soft_wrap=False
+        )
+        self._capture = self._console.capture()
+        self._capture.__enter__()
+
+    def flush(self) -> None:
+        self._capture.__exit__(None, None, None)
+        for line in self._capture.get().splitlines():
+            self._out.write(line.rstrip() + "\n")
+
+    def head(self, found: Status) -> None:
+        where = f"{found.node or 'this host'} ({found.datacenter or 'datacenter not known yet'})"
+        title = Text(f"fleetmesh {found.version} on {where}", style="bold")
+        self._console.print(title)
+        consul, capture = found.consul, found.capture
+        contact = "no answer yet"
+        if consul.last_contact is not None:
+            contact = f"last answer {span(consul.last_contact)} ago"
+        reach = "reachable" if consul.reachable else "NOT REACHABLE"
+        rows = (
+            ("agent", f"pid {found.pid}, up {span(found.uptime)}"),
+            ("snapshot", f"generation {found.generation}, digest {found.digest or '-'}"),
+            ("trust domain", found.trust_domain or "not known yet"),
+            ("consul", f"{reach} at {consul.address}, {contact}"),
+            ("capture", f"{capture.state}, {capture.rules} rules"),
+        )
+        table = _grid()
+        for name, value in rows:
+            table.add_row(Text(name, style="dim"), Text(value))
+        self._console.print(Padding(table, (0, 0, 0, 2)))
+
+    def finding(self, finding: Finding) -> None:
+        label = Text(f"{finding.level.value:<8}", style=_STYLES[finding.level])
+        message = Text(f"{finding.subject}: {finding.message}")
+        if finding.remedy:
+            message.append(f"\n→ {finding.remedy}", style="dim")
+        table = _grid()
+        table.add_row(label, message)
+        self._console.print(table)
+
+    def section(self, title: str) -> None:
+        self._console.print()
+        self._console.print(Text(title, style="bold"))
+
+    def line(self, text: str) -> None:
+        self._console.print(Text(text))
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str | Text]], empty: str) -> None:
+        if not rows:
+            self.line(f"  {empty}")
+            return
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        for name in head:
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+SERVICE_HEAD = ("service", "port", "protocol", "mode", "user", "outbound", "sidecar", "consul")
+
+
+def _service_row(service: ServiceStatus) -> tuple[str | Text, ...]:
+    user = service.user or "-"
+    if service.uid is not None:
+        user = f"{user} ({service.uid})"
+    name = service.name if service.id in ("", service.name) else f"{service.name} [{service.id}]"
+    return (
+        Text(name, style="bold"),
+        str(service.port),
+        service.protocol,
+        service.mode,
+        user,
+        str(service.outbound_port or "-"),
+        str(service.sidecar_port),
+        "registered" if service.registered else Text("no", style="bold red"),
+    )
+
+
+def _identity_row(
+    service: ServiceStatus, workers: Sequence[WorkerStatus]
+) -> tuple[str | Text, ...]:
+    identity = service.identity
+    left = Text("no certificate", style="bold red")
+    if identity.serial:
+        left = Text(f"{span(max(identity.seconds_left, 0))} of {span(identity.life)}")
+    serving = sum(not worker.draining for worker in workers)
+    return (service.name, left, f"{identity.workers}/{serving}", identity.spiffe_id)
+
+
+def _upstream_rows(upstream: Upstream) -> list[tuple[str | Text, ...]]:
+    first: tuple[str | Text, ...] = (
+        Text(upstream.service, style="bold"),
+        upstream.protocol.value,
+    )
+    endpoints = upstream.target.endpoints
+    if not endpoints:
+        return [(*first, Text("none", style="yellow"), "", "", "", "")]
+    return [
+        (*(first if index == 0 else ("", "")), *_endpoint_row(endpoint))
+        for index, endpoint in enumerate(endpoints)
+    ]
+
+
+def _endpoint_row(endpoint: Endpoint) -> tuple[str | Text, ...]:
+    addresses = f"{_bracketed(endpoint.address)}:{endpoint.port}"
+    if endpoint.address6 and endpoint.address6 != endpoint.address:
+        addresses += f" {_bracketed(endpoint.address6)}:{endpoint.port}"
+    return (
+        endpoint.id,
+        addresses,
+        Text(endpoint.health.value, style="green" if is_live(endpoint) else "bold red"),
+        str(endpoint.weight),
+        " ".join(f"{name}={value}" for name, value in sorted(endpoint.meta.items())),
+    )
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _worker_row(worker: WorkerStatus) -> tuple[str, ...]:
+    return (
+        str(worker.pid),
+        str(worker.generation),
+        str(worker.connections),
+        f"{worker.memory / (1 << 20):.0f} MiB",
+        str(worker.restarts),
+        "draining" if worker.draining else "",
+    )
