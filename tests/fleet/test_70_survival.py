@@ -167,7 +167,7 @@ def test_certificates_rotate_under_traffic(fleet: Fleet, evidence: Evidence) -> 
 
     def serials() -> dict[str, str]:
         return {
-            service["name"]: service["identity"]["serial"]
+            f"{host.name}/{service['name']}": service["identity"]["serial"]
             for host in fleet.mesh
             for service in host.status()["services"]
         }
@@ -313,4 +313,26 @@ def test_host_comes_back_the_same(fleet: Fleet, evidence: Evidence, how: str) ->
         30,
         "check is content",
         every=1,
+    )
+
+
+def test_whole_lab_comes_back_the_same(fleet: Fleet, evidence: Evidence) -> None:
+    """Every host stopped, Consul's server too, and all started at once: the same state again."""
+    before = {host.name: _state(host) for host in fleet.mesh}
+    began = time.monotonic()
+    fleet.machine("stop", *fleet.hosts)
+    fleet.machine("start", *fleet.hosts)
+    booted = time.monotonic()
+    for host in fleet.mesh:
+        host.wait_ready(60)
+    eventually(lambda: ask(fleet).status == 200, 60, "web is served", every=0.5)
+    evidence(
+        f"six hosts stopped and booted in {booted - began:.0f} s, "
+        f"served {time.monotonic() - booted:.0f} s later"
+    )
+    eventually(
+        lambda: {host.name: _state(host) for host in fleet.mesh} == before,
+        60,
+        "the same state",
+        every=0.5,
     )
