@@ -14,6 +14,7 @@ from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolve
 from fleetmesh.plan.intentions import for_destination, readable
 from fleetmesh.plan.observed import Observed, callable_services
+from fleetmesh.plan.registration import declared_meta
 from fleetmesh.settings import ServiceSettings, Settings
 
 MAX_WEIGHT = 128
@@ -29,9 +30,15 @@ class Compiled(msgspec.Struct, frozen=True):
     warnings: tuple[Problem, ...] = ()
 
 
-def compile_snapshot(settings: Settings, observed: Observed) -> Compiled | list[Problem]:
+def compile_snapshot(
+    settings: Settings, observed: Observed, previous: Snapshot | None = None
+) -> Compiled | list[Problem]:
     """Problems while Consul has not yet answered what no snapshot can be without: the roots, the
-    datacenter and the intentions."""
+    datacenter, the intentions and the catalog.
+
+    A service whose certificate has not been fetched yet keeps the one that `previous` has for
+    the same identity.
+    """
     roots = observed.roots
     problems = _missing(observed)
     if roots is None or problems:
@@ -45,7 +52,7 @@ def compile_snapshot(settings: Settings, observed: Observed) -> Compiled | list[
             node=observed.node,
             roots=tuple(root.cert for root in roots.roots or ()),
             services=tuple(
-                _local(service, observed, roots.trust_domain, intentions)
+                _local(service, observed, roots.trust_domain, intentions, previous)
                 for service in sorted(settings.services, key=lambda service: service.name)
             ),
             upstreams=upstreams,
@@ -80,9 +87,11 @@ def _local(
     observed: Observed,
     trust_domain: str,
     intentions: tuple[Intention, ...],
+    previous: Snapshot | None,
 ) -> LocalService:
     chain = observed.chains.get(service.name)
-    leaf = observed.leaves.get(service.name)
+    identity = SpiffeId(trust_domain.lower(), observed.datacenter, service.name)
+    answer = observed.leaves.get(service.name)
     return LocalService(
         name=service.name,
         id=service.service_id,
@@ -90,10 +99,15 @@ def _local(
         port=service.port,
         protocol=service.protocol or _protocol(chain),
         mode=service.mode,
-        spiffe_id=SpiffeId(trust_domain.lower(), observed.datacenter, service.name),
+        spiffe_id=identity,
         intentions=for_destination(service.name, intentions),
-        leaf=_leaf(leaf) if leaf else None,
+        leaf=_leaf(answer) if answer else _kept_leaf(identity, previous),
     )
+
+
+def _kept_leaf(identity: SpiffeId, previous: Snapshot | None) -> Leaf | None:
+    services = previous.services if previous else ()
+    return next((s.leaf for s in services if s.spiffe_id == identity), None)
 
 
 def _leaf(answer: LeafAnswer) -> Leaf:
@@ -184,7 +198,7 @@ def _endpoint(instance: Instance, only_passing: bool) -> Endpoint:
         address6=address6 or None,
         weight=min(max(weight, 1), MAX_WEIGHT),
         health=health,
-        meta=dict(sorted((service.meta or {}).items())),
+        meta=declared_meta(service.meta or {}),
     )
 
 

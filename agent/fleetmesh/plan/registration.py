@@ -135,5 +135,11 @@ def _signed(
     return Registration(body["ID"], service.name, body, heartbeat)
 
 
+def declared_meta(meta: Mapping[str, str]) -> dict[str, str]:
+    """`meta` of a registration as its operator declared it, sorted."""
+    own = {MANAGED_BY, DIGEST, UPSTREAMS}
+    return {key: meta[key] for key in sorted(meta) if key not in own}
+
+
 def is_ours(registered: ServiceInstance) -> bool:
     return (registered.meta or {}).get(MANAGED_BY) == OURS

@@ -42,8 +42,9 @@ log = logging.getLogger(__name__)
 class Observer:
     """Runs exactly the watches that settings and observations ask for.
 
-    `changed` is called after each fold. `failing` holds the error of each watch that Consul does
-    not answer now; `last_contact` is the loop's time of the last good answer.
+    `changed` is called after each fold and when a watch has its first answer. `failing` holds
+    the error of each watch that Consul does not answer now; `last_contact` is the loop's time of
+    the last good answer.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Observer:
         self._changed = changed
         self._tasks = TaskSet()
         self._running: dict[Watch, asyncio.Task[None]] = {}
+        self._answered: set[Watch] = set()
 
     def start(self) -> None:
         self._adjust()
@@ -68,6 +70,11 @@ class Observer:
         self._settings = settings
         self._adjust()
 
+    @property
+    def complete(self) -> bool:
+        """Whether every watch has brought an answer."""
+        return self._answered >= self._running.keys()
+
     def contact(self) -> None:
         """Consul has just answered, to whatever question."""
         self.last_contact = asyncio.get_running_loop().time()
@@ -77,6 +84,7 @@ class Observer:
         for watch in self._running.keys() - wanted:
             self._running.pop(watch).cancel()
             self.failing.pop(watch, None)
+            self._answered.discard(watch)
             self.observed = forget(self.observed, watch)
         for watch in wanted - self._running.keys():
             self._running[watch] = self._tasks.started(self._follow(watch), repr(watch))
@@ -113,6 +121,9 @@ class Observer:
     def _note(self, watch: Watch, error: ConsulError | None) -> None:
         if error is None:
             self.contact()
+            if watch not in self._answered:
+                self._answered.add(watch)
+                self._changed()
             if self.failing.pop(watch, None) is not None and not self.failing:
                 log.info("Consul answers again", extra={"fields": {"event": "consul_up"}})
             return

@@ -102,9 +102,10 @@ class Supervisor:
         await asyncio.gather(*(worker.drain(self._drain_timeout) for worker in self.workers))
         await self._tasks.close()
 
-    async def _add(self) -> None:
+    async def _add(self, restarts: int = 0) -> None:
         self._numbers += 1
         worker = await Worker.spawn(self._numbers, self._settings, self._tasks)
+        worker.restarts = restarts
         self._workers[worker.number] = worker
         self._tasks.spawn(self._watch(worker), f"worker {worker.number}")
         if self._publication is not None:
@@ -133,7 +134,7 @@ class Supervisor:
         await self._pause_after_many_deaths()
         async with self._changing:
             if len(self._workers) < self._count and not self._stopping:
-                await self._add()
+                await self._add(worker.restarts + 1)
 
     async def _pause_after_many_deaths(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -29,6 +29,7 @@ from fleetmesh.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
+WORKER_MODULE = "fleetmesh.process.worker"
 APPLY_TIMEOUT = 10.0
 REPORT_TIMEOUT = 10.0
 KILL_GRACE = 2.0
@@ -48,7 +49,7 @@ class Publication(msgspec.Struct, frozen=True):
 
 class Worker:
     """A running process. `number` tells workers apart in logs; `generation` is the last one that
-    it applied, `report` the last that it sent."""
+    it applied, `report` the last that it sent, `restarts` how many died in its place before."""
 
     def __init__(
         self, number: int, process: asyncio.subprocess.Process, channel: Channel, tasks: TaskSet
@@ -56,6 +57,7 @@ class Worker:
         self.number = number
         self.generation = 0
         self.report = Report(pid=process.pid, generation=0)
+        self.restarts = 0
         self.draining = False
         self._process = process
         self._channel = channel
@@ -73,7 +75,7 @@ class Worker:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "fleetmesh.process.worker",
+                WORKER_MODULE,
                 "--channel",
                 str(theirs.fileno()),
                 "--worker",

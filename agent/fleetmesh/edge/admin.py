@@ -1,0 +1,144 @@
+"""The admin API on its Unix socket: what `fleetmesh status`, `capture` and `reload` speak to."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+
+from fleetmesh.model.problem import Problem
+from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.model.status import Status
+
+SHUTDOWN_TIMEOUT = 1.0
+MAX_BODY = 64 * 1024
+
+
+class Agent(Protocol):
+    """What the API asks of the controller. Results of `Any` are values that msgspec encodes."""
+
+    async def status(self) -> Status: ...
+
+    def snapshot(self) -> Snapshot | None: ...
+
+    async def capture_view(self) -> Any: ...
+
+    async def capture_apply(self, confirm_within: float | None) -> Any: ...
+
+    async def capture_confirm(self) -> bool: ...
+
+    async def capture_remove(self) -> Any: ...
+
+    async def reload(self) -> Sequence[Problem]: ...
+
+
+class Server:
+    """An aiohttp application on one listening socket."""
+
+    def __init__(self, application: web.Application, sock: socket.socket) -> None:
+        self._runner = web.AppRunner(
+            application, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT
+        )
+        self._sock = sock
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._sock).start()
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+
+def application(agent: Agent) -> web.Application:
+    """The routes; errors are `{"error": …}` with a status of 400 or more."""
+
+    async def get_status(_: web.Request) -> web.Response:
+        return _json(await agent.status())
+
+    async def get_snapshot(_: web.Request) -> web.Response:
+        snapshot = agent.snapshot()
+        if snapshot is None:
+            return _json({"error": "there is no snapshot yet"}, 503)
+        return _json(without_keys(snapshot))
+
+    async def get_capture(_: web.Request) -> web.Response:
+        return _json(await agent.capture_view())
+
+    async def apply_capture(request: web.Request) -> web.Response:
+        confirm = (await _body(request)).get("confirm")
+        if confirm is not None and (isinstance(confirm, bool) or not _is_seconds(confirm)):
+            return _json({"error": "confirm: expected seconds, 0 or more, or null"}, 400)
+        return _json(await agent.capture_apply(confirm))
+
+    async def confirm_capture(_: web.Request) -> web.Response:
+        return _json({"confirmed": await agent.capture_confirm()})
+
+    async def remove_capture(_: web.Request) -> web.Response:
+        return _json(await agent.capture_remove())
+
+    async def reload(_: web.Request) -> web.Response:
+        problems = await agent.reload()
+        return _json({"problems": problems}, 400 if problems else 200)
+
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
+    app.router.add_get("/v1/status", get_status)
+    app.router.add_get("/v1/snapshot", get_snapshot)
+    app.router.add_get("/v1/capture", get_capture)
+    app.router.add_post("/v1/capture/apply", apply_capture)
+    app.router.add_post("/v1/capture/confirm", confirm_capture)
+    app.router.add_post("/v1/capture/remove", remove_capture)
+    app.router.add_post("/v1/reload", reload)
+    return app
+
+
+def without_keys(snapshot: Snapshot) -> Snapshot:
+    """`snapshot` fit to leave this process."""
+    return msgspec.structs.replace(
+        snapshot,
+        services=tuple(
+            msgspec.structs.replace(
+                service,
+                leaf=service.leaf and msgspec.structs.replace(service.leaf, key=None),
+            )
+            for service in snapshot.services
+        ),
+    )
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Whatever goes wrong is told in JSON."""
+    try:
+        response: web.StreamResponse = await handler(request)
+    except web.HTTPException as error:
+        return _json({"error": error.reason}, error.status)
+    except Exception as error:
+        request.app.logger.exception("admin API: %s %s", request.method, request.path)
+        return _json({"error": f"{type(error).__name__}: {error}"}, 500)
+    return response
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """The request's JSON object; empty without a body. Raises web.HTTPBadRequest."""
+    text = await request.text()
+    try:
+        body = json.loads(text) if text else {}
+    except ValueError:
+        raise web.HTTPBadRequest(reason="the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise web.HTTPBadRequest(reason="the body is not a JSON object")
+    return body
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and value >= 0
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json"
+    )

@@ -1,0 +1,164 @@
+"""The metrics page, in Prometheus' text format, and the health pages beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from fleetmesh.model.report import BUCKETS, Report
+
+CALL = ("direction", "source", "destination")
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """All that the page shows. `traffic` is the sum over workers, also over those that are gone;
+    `expiries` are seconds left of the served leaf by service; `generations` by worker number;
+    `last_contact` is seconds since Consul's last good answer, None before the first."""
+
+    version: str
+    traffic: Report
+    expiries: Mapping[str, float]
+    generations: Mapping[int, int]
+    last_contact: float | None
+    consul_up: bool
+    worker_restarts: int
+    capture_applied: bool
+
+
+def application(
+    figures: Callable[[], Awaitable[Figures]], ready: Callable[[], bool]
+) -> web.Application:
+    """`/metrics`; `/healthz` answers while the agent lives, `/readyz` with 200 once every worker
+    serves the newest snapshot."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=render(await figures()), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ready\n") if ready() else web.Response(text="no\n", status=503)
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    return app
+
+
+def render(figures: Figures) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures(figures))
+    return generate_latest(registry)
+
+
+class _Figures(Collector):
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        figures = self._figures
+        yield InfoMetricFamily("fleetmesh_build", "This agent", value={"version": figures.version})
+        yield from _traffic(figures.traffic)
+        expiry = GaugeMetricFamily(
+            "fleetmesh_certificate_expiry_seconds",
+            "Seconds until the served certificate ends",
+            labels=["service"],
+        )
+        for service, left in figures.expiries.items():
+            expiry.add_metric([service], left)
+        yield expiry
+        generation = GaugeMetricFamily(
+            "fleetmesh_snapshot_generation", "Generation that a worker serves", labels=["worker"]
+        )
+        for worker, number in figures.generations.items():
+            generation.add_metric([str(worker)], number)
+        yield generation
+        if figures.last_contact is not None:
+            yield GaugeMetricFamily(
+                "fleetmesh_consul_last_contact_seconds",
+                "Seconds since Consul's last good answer",
+                value=figures.last_contact,
+            )
+        yield GaugeMetricFamily(
+            "fleetmesh_consul_up", "1 when Consul answers every watch", value=figures.consul_up
+        )
+        yield CounterMetricFamily(
+            "fleetmesh_worker_restarts",
+            "Workers that died and were replaced",
+            value=figures.worker_restarts,
+        )
+        yield GaugeMetricFamily(
+            "fleetmesh_capture_applied",
+            "1 when the capture rules are in force",
+            value=figures.capture_applied,
+        )
+
+
+def _traffic(traffic: Report) -> Iterable[Metric]:
+    requests = CounterMetricFamily(
+        "fleetmesh_requests", "HTTP requests by the status answered", labels=[*CALL, "code"]
+    )
+    for r in traffic.requests:
+        requests.add_metric([r.direction, r.source, r.destination, str(r.status)], r.count)
+    yield requests
+    yield from _connections(traffic)
+    refusals = CounterMetricFamily(
+        "fleetmesh_refusals",
+        "Requests and connections that the mesh ended",
+        labels=[*CALL, "reason"],
+    )
+    for f in traffic.refusals:
+        refusals.add_metric([f.direction, f.source, f.destination, f.code], f.count)
+    yield refusals
+    durations = HistogramMetricFamily(
+        "fleetmesh_request_duration_seconds",
+        "Time of whole requests",
+        labels=["direction", "destination"],
+    )
+    for latency in traffic.latencies:
+        durations.add_metric(
+            [latency.direction, latency.destination], _cumulative(latency.counts), latency.total
+        )
+    yield durations
+
+
+def _connections(traffic: Report) -> Iterable[Metric]:
+    labels = [*CALL, "kind"]
+    opened = CounterMetricFamily("fleetmesh_connections", "Connections opened", labels=labels)
+    active = GaugeMetricFamily("fleetmesh_connections_active", "Connections open", labels=labels)
+    bytes_ = CounterMetricFamily(
+        "fleetmesh_bytes", "Payload, as the downstream end sees it", labels=[*labels, "flow"]
+    )
+    for c in traffic.connections:
+        values = [c.direction, c.source, c.destination, c.kind]
+        opened.add_metric(values, c.opened)
+        active.add_metric(values, c.active)
+        bytes_.add_metric([*values, "sent"], c.bytes_sent)
+        bytes_.add_metric([*values, "received"], c.bytes_received)
+    yield from (opened, active, bytes_)
+
+
+def _cumulative(counts: tuple[int, ...]) -> list[tuple[str, float]]:
+    bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
+    buckets: list[tuple[str, float]] = []
+    so_far = 0
+    for bound, count in zip(bounds, counts, strict=True):
+        so_far += count
+        buckets.append((bound, float(so_far)))
+    return buckets

@@ -1,0 +1,125 @@
+"""What the controller tells of itself: status, metrics, the sentence in systemd's STATUS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from fleetmesh import __version__
+from fleetmesh.edge.metrics import Figures
+from fleetmesh.model.report import Report
+from fleetmesh.model.snapshot import LocalService, Snapshot
+from fleetmesh.model.status import (
+    CaptureStatus,
+    IdentityStatus,
+    ServiceStatus,
+    WorkerStatus,
+)
+from fleetmesh.plan.ports import Allocation
+from fleetmesh.plan.totals import total
+from fleetmesh.process.supervisor import Supervisor
+from fleetmesh.settings import ServiceSettings
+
+
+def service_status(
+    service: ServiceSettings,
+    snapshot: Snapshot | None,
+    ports: Allocation,
+    uids: Mapping[str, int],
+    registered: frozenset[str],
+    reports: Iterable[Report],
+) -> ServiceStatus:
+    local = (
+        next((s for s in snapshot.services if s.name == service.name), None) if snapshot else None
+    )
+    return ServiceStatus(
+        name=service.name,
+        id=service.service_id,
+        port=service.port,
+        protocol=local.protocol if local else service.protocol or "",
+        mode=service.mode,
+        user=service.user or service.unit or "",
+        uid=uids.get(service.name),
+        outbound_port=ports.outbound.get(service.name),
+        sidecar_port=ports.sidecar[service.name],
+        registered=service.name in registered,
+        identity=_identity(local, reports),
+        intentions=tuple(str(i) for i in local.intentions) if local else (),
+    )
+
+
+def _identity(local: LocalService | None, reports: Iterable[Report]) -> IdentityStatus:
+    if local is None or local.leaf is None:
+        return IdentityStatus(spiffe_id=str(local.spiffe_id) if local else "")
+    leaf = local.leaf
+    return IdentityStatus(
+        spiffe_id=str(local.spiffe_id),
+        serial=leaf.serial,
+        not_after=leaf.not_after,
+        seconds_left=leaf.not_after - time.time(),
+        life=leaf.not_after - leaf.not_before,
+        workers=sum(
+            any(s.service == local.name and s.serial == leaf.serial for s in report.served)
+            for report in reports
+        ),
+    )
+
+
+def worker_statuses(supervisor: Supervisor) -> tuple[WorkerStatus, ...]:
+    return tuple(
+        WorkerStatus(
+            pid=worker.pid,
+            generation=worker.generation,
+            connections=sum(c.active for c in worker.report.connections),
+            restarts=worker.restarts,
+            memory=worker.memory,
+            draining=worker.draining,
+        )
+        for worker in supervisor.workers
+    )
+
+
+def figures(
+    supervisor: Supervisor,
+    reports: tuple[Report, ...],
+    capture: CaptureStatus,
+    last_contact: float | None,
+    consul_up: bool,
+) -> Figures:
+    now = time.time()
+    expiries: dict[str, float] = {}
+    for report in reports:
+        for served in report.served:
+            left = served.not_after - now
+            expiries[served.service] = min(left, expiries.get(served.service, left))
+    return Figures(
+        version=__version__,
+        traffic=total(reports),
+        expiries=expiries,
+        generations={worker.number: worker.generation for worker in supervisor.workers},
+        last_contact=last_contact,
+        consul_up=consul_up,
+        worker_restarts=supervisor.restarts,
+        capture_applied=capture.state in {"applied", "unconfirmed"},
+    )
+
+
+def sentence(
+    snapshot: Snapshot | None, generation: int, problems: int, consul_error: str, capture: str
+) -> str:
+    """One line that tells an operator whether to look closer."""
+    if snapshot is None:
+        waiting = f"Waiting for Consul, nothing is captured: {consul_error or 'first answers'}"
+        return waiting[:200]
+    ready = sum(service.leaf is not None for service in snapshot.services)
+    parts = [
+        f"Generation {generation}",
+        f"{ready} of {len(snapshot.services)} services with a certificate",
+        f"{len(snapshot.upstreams)} upstreams",
+        f"capture {capture}",
+    ]
+    if problems:
+        parts.append(f"{problems} problems, see fleetmesh status")
+    if consul_error:
+        parts.append(f"Consul does not answer: {consul_error[:80]}")
+    return ", ".join(parts)
