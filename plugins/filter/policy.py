@@ -86,7 +86,7 @@ def policy_plan(policy, held, purge=False):
 
 
 def _is_ours(meta):
-    return MARK.items() <= (meta or {}).items()
+    return all((meta or {}).get(key) == value for key, value in MARK.items())
 
 
 def _entry_name(entry):
