@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from fleetlab import cgroup, guest, launcher, network, seed
 from fleetlab.image import ensure_image, image_path, remove_abandoned
@@ -17,6 +18,10 @@ from fleetlab.state import HostSpec, Lab, LabError, LabSpec
 
 _BOOT_PATIENCE = 60.0
 _STOP_PATIENCE = 20.0
+# A booted host holds five inotify instances, all of them root's; the kernel's default for one
+# user is 128, which three labs exhaust.
+_INOTIFY_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_NEED = 1024
 
 
 def up(lab: Lab, spec: LabSpec) -> bool:
@@ -24,12 +29,11 @@ def up(lab: Lab, spec: LabSpec) -> bool:
     changed = ensure_image()
     with lab.locked():
         lab.keep(spec)
+        changed |= _ensure_inotify()
         changed |= _remove_unlisted(lab, spec)
         changed |= network.ensure_network(lab, spec)
         changed |= seed.ensure_keys(lab, spec)
-        for host in spec.hosts:
-            changed |= _ensure_host(lab, spec, host)
-        wait(lab, spec, [host.name for host in spec.hosts])
+        changed |= _ensure_hosts(lab, spec, spec.hosts)
     return changed
 
 
@@ -86,13 +90,8 @@ def stop(lab: Lab, hosts: Iterable[str]) -> None:
 def start(lab: Lab, spec: LabSpec, hosts: Iterable[str]) -> bool:
     """Start hosts that are off, with the disks they have; True if any was. Raises LabError."""
     wanted = set(hosts)
-    changed = False
     with lab.locked():
-        for host in spec.hosts:
-            if host.name in wanted:
-                changed |= _ensure_host(lab, spec, host)
-    wait(lab, spec, wanted)
-    return changed
+        return _ensure_hosts(lab, spec, [host for host in spec.hosts if host.name in wanted])
 
 
 def cut_power(lab: Lab, host: str) -> None:
@@ -103,10 +102,15 @@ def cut_power(lab: Lab, host: str) -> None:
     stop(lab, [host])
 
 
-def wait(lab: Lab, spec: LabSpec, hosts: Iterable[str]) -> None:
+def wait(
+    lab: Lab,
+    spec: LabSpec,
+    hosts: Iterable[str],
+    launchers: Mapping[str, subprocess.Popen[bytes]] = MappingProxyType({}),
+) -> None:
     """Wait until the hosts answer SSH and their applications answer, over IPv4 and IPv6.
 
-    Raises LabError naming those that do not within a minute.
+    Raises LabError naming those that do not within a minute, or whose launcher ended.
     """
     wanted = set(hosts)
     targets = []
@@ -115,18 +119,21 @@ def wait(lab: Lab, spec: LabSpec, hosts: Iterable[str]) -> None:
             for address in (host.address, host.address6):
                 targets += [f"{address} 22", *(f"{address} {app.port}" for app in host.apps)]
     probe = Path(__file__).with_name("probe.py")
-    done = subprocess.run(
-        [
-            *("ip", "netns", "exec", lab.control, sys.executable, str(probe)),
-            *(str(_BOOT_PATIENCE), *targets),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode != 0:
+    command = [
+        *("ip", "netns", "exec", lab.control, sys.executable, str(probe)),
+        *(str(_BOOT_PATIENCE), *targets),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as prober:
+        while prober.poll() is None:
+            for name, process in launchers.items():
+                if process.poll() is not None:
+                    prober.terminate()
+                    raise LabError(f"{name} did not boot: {_last_words(lab, name)}")
+            time.sleep(0.05)
+        silent = prober.communicate()[0].strip()
+    if prober.returncode != 0:
         raise LabError(
-            f"no answer within {_BOOT_PATIENCE:.0f} s from: {done.stdout.strip()}; "
+            f"no answer within {_BOOT_PATIENCE:.0f} s from: {silent}; "
             f"the consoles are in {lab.directory}/hosts/*/console.log"
         )
 
@@ -144,29 +151,55 @@ def status(lab: Lab) -> dict[str, dict[str, int | None]]:
     return shown
 
 
-def _ensure_host(lab: Lab, spec: LabSpec, host: HostSpec) -> bool:
-    """Seed and start a host; with new files while it runs, restart its applications."""
-    files = seed.host_files(lab, spec, host)
-    record = guest.Running.read(lab, host.name)
-    init = guest.init_pid(record) if record is not None and record.launcher.alive() else None
-    if record is not None and init is not None:
-        root = Path(f"/proc/{init}/root")
-        fresh = seed.ensure_accounts(root, host.users)
-        if seed.ensure_seed(root, files):
-            fresh = True
-            guest.execute(record, "systemctl", "daemon-reload")
-            guest.execute(record, "systemctl", "restart", *(app.service for app in host.apps))
-        return fresh
+def _ensure_hosts(lab: Lab, spec: LabSpec, hosts: Sequence[HostSpec]) -> bool:
+    changed = False
+    launchers = {}
+    for host in hosts:
+        record = guest.Running.read(lab, host.name)
+        if record is not None and record.launcher.alive() and guest.init_pid(record) is not None:
+            changed |= _refresh(lab, spec, host, record)
+        else:
+            launchers[host.name] = _boot(lab, spec, host)
+    wait(lab, spec, [host.name for host in hosts], launchers)
+    return changed or bool(launchers)
+
+
+def _refresh(lab: Lab, spec: LabSpec, host: HostSpec, record: guest.Running) -> bool:
+    """Bring a running host's files up to date; with new ones, restart its applications."""
+    root = Path(f"/proc/{guest.init_pid(record)}/root")
+    changed = seed.ensure_accounts(root, host.users)
+    if seed.ensure_seed(root, seed.host_files(lab, spec, host)):
+        changed = True
+        guest.execute(record, "systemctl", "daemon-reload")
+        guest.execute(record, "systemctl", "restart", *(app.service for app in host.apps))
+    return changed
+
+
+def _boot(lab: Lab, spec: LabSpec, host: HostSpec) -> subprocess.Popen[bytes]:
+    """Seed a host's disk and start its launcher, after ending whatever is left of it."""
     stop(lab, [host.name])
     upper = lab.host_directory(host.name) / "upper"
     upper.mkdir(parents=True, exist_ok=True)
     upper.chmod(0o755)
     seed.ensure_accounts(upper, host.users)
     seed.ensure_machine_id(upper)
-    seed.ensure_seed(upper, files)
+    seed.ensure_seed(upper, seed.host_files(lab, spec, host))
     _say(f"booting {host.name}")
-    launcher.start(lab, host.name, image_path())
+    return launcher.start(lab, host.name, image_path())
+
+
+def _ensure_inotify() -> bool:
+    if int(_INOTIFY_INSTANCES.read_text()) >= _INOTIFY_NEED:
+        return False
+    _INOTIFY_INSTANCES.write_text(str(_INOTIFY_NEED))
     return True
+
+
+def _last_words(lab: Lab, host: str) -> str:
+    """The end of a host's console, on one line."""
+    console = lab.host_directory(host) / "console.log"
+    lines = console.read_text(errors="replace").splitlines()
+    return " / ".join(line.strip() for line in lines[-4:]) + f" (all of it in {console})"
 
 
 def _remove_unlisted(lab: Lab, spec: LabSpec) -> bool:

@@ -23,11 +23,11 @@ _REBOOT = 133
 _CAPABILITIES = "CAP_NET_ADMIN"
 
 
-def start(lab: Lab, host: str, image: Path) -> None:
+def start(lab: Lab, host: str, image: Path) -> subprocess.Popen[bytes]:
     """Start a launcher that outlives the caller. Its messages and the console go to a file."""
     package = Path(__file__).resolve().parent
     with (lab.host_directory(host) / "console.log").open("a") as console:
-        subprocess.Popen(
+        return subprocess.Popen(
             [
                 *("unshare", "--mount", "--propagation", "private"),
                 *(sys.executable, str(package), "launch"),
