@@ -14,7 +14,7 @@ from fleetmesh.model.traffic import Endpoint, Health, Upstream
 # agent/cache-types/connect_ca_leaf.go), so that an older one means that renewal does not work.
 RENEWAL_IS_LATE = 0.90
 RENEWAL_FAILED = 0.95
-CONTACT_IS_OLD = 30.0
+CONTACT_IS_OLD = 360.0  # a blocking query is held for 300 s, and a sixteenth of jitter
 
 
 class Level(enum.StrEnum):
