@@ -29,11 +29,13 @@ class ListenerKind(enum.StrEnum):
 
 
 class Listener(msgspec.Struct, frozen=True, array_like=True):
-    """One listening socket. `service` is empty for PLAIN."""
+    """One listening socket. `service` is empty for PLAIN. `upstream`, for OUTBOUND only, is where
+    every connection goes without asking capture: for running workers without it."""
 
     name: str
     kind: ListenerKind
     service: str
+    upstream: str = ""
 
 
 class Publish(msgspec.Struct, frozen=True, tag=True):

@@ -1,0 +1,90 @@
+"""Bookkeeping of idle connections: says what to reuse and what to close, closes nothing."""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+
+class Pooled(Protocol):
+    """What the pool asks of a connection: when it was opened and when it was last put back, in
+    seconds of one monotonic clock."""
+
+    born: float
+    idle_since: float
+
+
+C = TypeVar("C", bound=Pooled)
+
+
+class Pool(Generic[C]):
+    """The idle connections of one lane, last in, first out: the warmest is reused, the coldest
+    ages out. `active` counts the connections that are lent."""
+
+    __slots__ = ("_idle", "active", "closed", "max_age", "max_idle", "max_idle_seconds")
+
+    def __init__(self, max_idle: int, max_idle_seconds: float, max_age: float) -> None:
+        self._idle: list[C] = []
+        self.active = 0
+        self.closed = False
+        self.max_idle = max_idle
+        self.max_idle_seconds = max_idle_seconds
+        self.max_age = max_age
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def take(self, now: float) -> C | None:
+        """A connection to reuse, lent now. Those past their time wait for `expired`."""
+        if self._idle:
+            connection = self._idle[-1]
+            if (
+                now - connection.idle_since < self.max_idle_seconds
+                and now - connection.born < self.max_age
+            ):
+                self._idle.pop()
+                self.active += 1
+                return connection
+        return None
+
+    def lend(self) -> None:
+        """A connection that was just opened goes out."""
+        self.active += 1
+
+    def put(self, connection: C, now: float) -> bool:
+        """Take a lent connection back; False: it has no place here, close it."""
+        self.active -= 1
+        if self.closed or len(self._idle) >= self.max_idle or now - connection.born >= self.max_age:
+            return False
+        connection.idle_since = now
+        self._idle.append(connection)
+        return True
+
+    def lost(self) -> None:
+        """A lent connection will not come back."""
+        self.active -= 1
+
+    def discard(self, connection: C) -> None:
+        """An idle connection ended by itself."""
+        try:
+            self._idle.remove(connection)
+        except ValueError:
+            pass
+
+    def expired(self, now: float) -> list[C]:
+        """Remove and return what is past its time."""
+        kept: list[C] = []
+        gone: list[C] = []
+        for connection in self._idle:
+            fresh = (
+                now - connection.idle_since < self.max_idle_seconds
+                and now - connection.born < self.max_age
+            )
+            (kept if fresh else gone).append(connection)
+        self._idle = kept
+        return gone
+
+    def close(self) -> list[C]:
+        """Nothing comes back any more; returns what is idle."""
+        self.closed = True
+        idle, self._idle = self._idle, []
+        return idle

@@ -1,0 +1,261 @@
+"""The head of a request: collected in one pass, judged, rebuilt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from fleetmesh.core.framing import (
+    NEVER_NOMINATED,
+    OPTIONS,
+    content_length,
+    spellings,
+    token_list,
+    without,
+)
+from fleetmesh.model.refusal import Refusal
+
+# RFC 3986's reg-name and IP literals with an optional port; `=` and the like are sub-delims.
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9A-Za-z\-._~!$&'()*+,;=%]*)?"
+)
+_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)([/?][^#]*)?")
+_ORIGIN = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
+
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
+
+
+class RequestHead:
+    """Fed by an HTTP parser (`on_url`, `on_header`, `on_headers_complete`), asked by `judge`.
+
+    `lines` are the field lines to forward, in order, without Host and whatever concerns only
+    one hop. `length` is -1 when there is no Content-Length. `upgrade` is the protocol that the
+    client offers to change to and that may be forwarded, or empty. `wants_trailers` is
+    `TE: trailers`.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_expect",
+        "_fault",
+        "_te",
+        "_upgrade",
+        "chunked",
+        "count",
+        "head_done",
+        "host",
+        "http11",
+        "keep_alive",
+        "length",
+        "lines",
+        "method",
+        "target",
+        "upgrade",
+        "wants_trailers",
+    )
+
+    def __init__(self) -> None:
+        self.begin_head()
+
+    def begin_head(self) -> None:
+        self.lines: list[bytes] = []
+        self.target = b""
+        self.method = b""
+        self.host: bytes | None = None
+        self.length = -1
+        self.chunked = False
+        self.count = 0
+        self.head_done = False
+        self.http11 = True
+        self.keep_alive = True
+        self.upgrade = b""
+        self.wants_trailers = False
+        self._connection: frozenset[bytes] | None = None
+        self._fault = False
+        self._upgrade = b""
+        self._te = b""
+        self._expect = b""
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.count += 1
+        rule = _RULES.get(name.lower())
+        if rule is None:
+            self.lines.append(name + b": " + value + b"\r\n")
+        else:
+            rule(self, value)
+
+    def on_headers_complete(self) -> None:
+        self.head_done = True
+
+    def judge(self, method: bytes, version: str, max_headers: int) -> Refusal | None:
+        """Whether the head is legal, with everything that follows from it settled."""
+        self.method = method
+        self.http11 = version == "1.1"
+        if self._fault or not (self.http11 or version == "1.0"):
+            return Refusal.MALFORMED
+        if self.count > max_headers:
+            return Refusal.HEAD_TOO_LARGE
+        if method == b"CONNECT":
+            return Refusal.CONNECT_METHOD
+        if not self._settle_target():
+            return Refusal.MALFORMED
+        # RFC 9112 section 6.1: Transfer-Encoding in a 1.0 message is faulty framing; together
+        # with Content-Length it "ought to be handled as an error".
+        if self.chunked and (not self.http11 or self.length >= 0):
+            return Refusal.MALFORMED
+        options = self._connection
+        if options is None:
+            self.keep_alive = self.http11
+        else:
+            if not self._settle_connection(options):
+                return Refusal.MALFORMED
+        if self._te:
+            members = token_list(self._te.partition(b";")[0])
+            self.wants_trailers = members is not None and b"trailers" in members
+        if self._expect and self.http11:
+            self.lines.append(b"Expect: " + self._expect + b"\r\n")
+        return None
+
+    def _settle_target(self) -> bool:
+        """Origin form and one legal Host (RFC 9112 sections 3.2 and 3.3)."""
+        target = self.target
+        if target[:1] == b"/":
+            if _ORIGIN.fullmatch(target) is None:
+                return False
+        elif target == b"*":
+            if self.method != b"OPTIONS":
+                return False
+        else:
+            match = _ABSOLUTE.fullmatch(target)
+            if match is None:
+                return False
+            # Section 3.2.2: the authority of the target counts, whatever Host says; userinfo is
+            # no part of Host.
+            if self.host is None and self.http11:
+                return False
+            self.host = match[1].rpartition(b"@")[2]
+            path = match[2] or b"/"
+            self.target = b"/" + path if path[:1] == b"?" else path
+            if _ORIGIN.fullmatch(self.target) is None:
+                return False
+        if self.host is None:
+            return not self.http11
+        return _HOST.fullmatch(self.host) is not None
+
+    def _settle_connection(self, options: frozenset[bytes]) -> bool:
+        self.keep_alive = (
+            b"close" not in options if self.http11 else b"keep-alive" in options
+        ) and b"close" not in options
+        nominated = options - OPTIONS
+        if nominated:
+            if nominated & NEVER_NOMINATED:
+                return False
+            self.lines = without(self.lines, nominated)
+        # A tunnel begins only where nothing else could still follow: a request without content.
+        # h2c is not offered onwards: what follows it would escape every rule of HTTP.
+        if (
+            b"upgrade" in options
+            and self._upgrade
+            and self.http11
+            and self.method == b"GET"
+            and not self.chunked
+            and self.length <= 0
+        ):
+            protocols = token_list(self._upgrade.replace(b"/", b"."))
+            if protocols and not any(name.startswith((b"h2", b"http")) for name in protocols):
+                self.upgrade = self._upgrade
+        return True
+
+    def rebuild(self, default_host: bytes, added: bytes) -> bytes:
+        """The head to send onwards. `added` are whole field lines of the mesh's own."""
+        parts = [
+            self.method,
+            b" ",
+            self.target,
+            b" HTTP/1.1\r\nHost: ",
+            self.host if self.host is not None else default_host,
+            b"\r\n",
+            *self.lines,
+        ]
+        if self.length >= 0:
+            parts.append(b"Content-Length: %d\r\n" % self.length)
+        elif self.chunked:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        if added:
+            parts.append(added)
+        if self.upgrade:
+            parts.append(b"Connection: Upgrade\r\nUpgrade: " + self.upgrade + b"\r\n")
+        elif self.wants_trailers:
+            parts.append(b"Connection: TE\r\nTE: trailers\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+
+def _host(head: RequestHead, value: bytes) -> None:
+    if head.host is not None:
+        head._fault = True
+    head.host = value.strip(b" \t")
+
+
+def _content_length(head: RequestHead, value: bytes) -> None:
+    length = content_length(value)
+    if length is None or head.length >= 0:
+        head._fault = True
+    else:
+        head.length = length
+
+
+def _transfer_encoding(head: RequestHead, value: bytes) -> None:
+    # Only `chunked` alone: other codings would have to be decoded to know what is forwarded.
+    if head.chunked or value.strip(b" \t").lower() != b"chunked":
+        head._fault = True
+    head.chunked = True
+
+
+def _connection(head: RequestHead, value: bytes) -> None:
+    options = token_list(value)
+    if options is None:
+        head._fault = True
+    else:
+        head._connection = options | (head._connection or frozenset())
+
+
+def _upgrade(head: RequestHead, value: bytes) -> None:
+    head._upgrade = head._upgrade + b", " + value if head._upgrade else value
+
+
+def _te(head: RequestHead, value: bytes) -> None:
+    head._te = head._te + b", " + value if head._te else value
+
+
+def _expect(head: RequestHead, value: bytes) -> None:
+    head._expect = value
+
+
+def _refuse(head: RequestHead, _value: bytes) -> None:
+    head._fault = True
+
+
+def _drop(_head: RequestHead, _value: bytes) -> None:
+    """Concerns one hop only, or is ours to say."""
+
+
+_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
+    b"host": _host,
+    b"content-length": _content_length,
+    b"transfer-encoding": _transfer_encoding,
+    b"connection": _connection,
+    b"upgrade": _upgrade,
+    b"te": _te,
+    b"expect": _expect,
+    b"keep-alive": _drop,
+    b"proxy-connection": _drop,
+    b"http2-settings": _drop,
+    b"trailer": _drop,
+    **dict.fromkeys(spellings(b"content-length")[1:], _refuse),
+    **dict.fromkeys(spellings(b"transfer-encoding")[1:], _refuse),
+    **dict.fromkeys(spellings(b"x-forwarded-client-cert"), _drop),
+}

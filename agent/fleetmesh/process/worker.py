@@ -1,0 +1,287 @@
+"""A worker: carries traffic for a controller at the other end of a socket pair.
+
+It holds no capability, opens no listening socket and reads no file but `/proc/self/fd`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+import uvloop
+
+from fleetmesh.core.table import Table, link
+from fleetmesh.edge.ipc import (
+    Applied,
+    Channel,
+    ChannelClosedError,
+    Collect,
+    Drain,
+    Listener,
+    ListenerKind,
+    Publish,
+    Reported,
+    ToWorker,
+)
+from fleetmesh.edge.systemd import setup_logging
+from fleetmesh.edge.tls import IdentityError, client_context, server_context
+from fleetmesh.model.report import Report, Served
+from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
+from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
+from fleetmesh.proxy.plane import Identity, Plane
+from fleetmesh.settings import WorkerSettings
+
+_log = logging.getLogger("fleetmesh.process.worker")  # run as __main__
+
+BACKLOG = 4096
+_EMPTY = Snapshot("", "", "", (), (), ())
+
+# linux/prctl.h, linux/capability.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+class PrivilegeError(Exception):
+    """The kernel did not let the worker give up what it must not have."""
+
+
+def drop_privileges() -> None:
+    """Give up every capability, and the way back; end with the controller.
+
+    Raises PrivilegeError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getppid()
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    none = (ctypes.c_uint32 * 6)()
+    outcomes = {
+        "death signal": libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
+        "ambient capabilities": libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0),
+        "capabilities": libc.capset(header, none),
+        "new privileges": libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+    }
+    if refused := [what for what, outcome in outcomes.items() if outcome != 0]:
+        raise PrivilegeError(f"the kernel refused to drop: {', '.join(refused)}")
+    if os.getppid() != parent:
+        raise PrivilegeError("the controller ended meanwhile")
+
+
+class Worker:
+    """The composition root: a plane, the sockets it accepts from, the channel."""
+
+    def __init__(self, channel: Channel, number: int, settings: WorkerSettings) -> None:
+        self._channel = channel
+        self._number = number
+        self._plane = Plane(
+            asyncio.get_running_loop(),
+            settings.http,
+            settings.tcp,
+            link(_EMPTY, 0, None, number),
+        )
+        self._sockets: dict[str, socket.socket] = {}
+        self._servers: dict[Listener, asyncio.Server] = {}
+        self._leaves: dict[str, tuple[tuple[str, ...], Leaf]] = {}
+
+    async def run(self) -> None:
+        """Serve until drained. Raises ChannelClosedError."""
+        while True:
+            message, fds = await self._channel.receive()
+            if isinstance(message, Publish):
+                await self._publish(message, fds)
+            elif isinstance(message, Collect):
+                await self._channel.send(Reported(message.request, self._report()))
+            elif isinstance(message, Drain):
+                await self._drain(message.seconds)
+                return
+
+    async def _publish(self, message: Publish, fds: Sequence[int]) -> None:
+        for name, fd in zip(message.attached, fds, strict=False):
+            replaced = self._sockets.pop(name, None)
+            if replaced is not None:
+                replaced.close()
+            self._sockets[name] = socket.socket(fileno=fd)
+        try:
+            snapshot = decode(message.snapshot)
+        except msgspec.DecodeError as error:
+            await self._channel.send(Applied(message.generation, f"snapshot: {error}"))
+            return
+        plane = self._plane
+        problems: list[str] = []
+        identities = self._identities(snapshot, problems)
+        first = not plane.table.generation
+        plane.publish(self._link(snapshot, message.generation), identities)
+        await self._listen(message.listeners, frozenset(message.attached), problems)
+        if first:
+            # What exists now stays: no collection need ever look at it again.
+            gc.collect()
+            gc.freeze()
+        await self._channel.send(Applied(message.generation, "; ".join(problems)))
+
+    def _link(self, snapshot: Snapshot, generation: int) -> Table:
+        return link(snapshot, generation, self._plane.table, self._number)
+
+    def _identities(self, snapshot: Snapshot, problems: list[str]) -> dict[str, Identity]:
+        """Contexts for every service that has a leaf; those of an unchanged leaf are kept, and
+        with them the TLS sessions that can be resumed."""
+        identities: dict[str, Identity] = {}
+        leaves: dict[str, tuple[tuple[str, ...], Leaf]] = {}
+        for service in snapshot.services:
+            leaf = service.leaf
+            if leaf is None:
+                continue
+            known = self._plane.identities.get(service.name)
+            if known is not None and self._leaves.get(service.name) == (snapshot.roots, leaf):
+                identities[service.name] = known
+                leaves[service.name] = (snapshot.roots, leaf)
+                continue
+            try:
+                identities[service.name] = _identity(snapshot, leaf)
+                leaves[service.name] = (snapshot.roots, leaf)
+            except IdentityError as error:
+                problems.append(f"{service.name}: {error}")
+                if known is not None and self._may_keep(service, known):
+                    identities[service.name] = known
+        self._leaves = leaves
+        return identities
+
+    def _may_keep(self, service: LocalService, known: Identity) -> bool:
+        """An identity whose successor is of no use serves on, as long as it is valid and the
+        trust it was built with is still the same service's."""
+        entry = self._plane.table.services.get(service.name)
+        return (
+            entry is not None
+            and entry.service.spiffe_id == service.spiffe_id
+            and known.not_after > time.time()
+        )
+
+    async def _listen(
+        self, listeners: Sequence[Listener], attached: frozenset[str], problems: list[str]
+    ) -> None:
+        """Accept on exactly `listeners`; a socket that came anew replaces the one of its name."""
+        loop = asyncio.get_running_loop()
+        for listener in set(self._servers) - set(listeners):
+            self._servers.pop(listener).close()
+        for listener in listeners:
+            if listener in self._servers:
+                if listener.name not in attached:
+                    continue
+                self._servers.pop(listener).close()
+            sock = self._sockets.get(listener.name)
+            if sock is None:
+                problems.append(f"{listener.name}: no socket came for it")
+                continue
+            self._servers[listener] = await loop.create_server(
+                _Factory(self._plane, listener), sock=sock.dup(), backlog=BACKLOG
+            )
+        names = {listener.name for listener in listeners}
+        for name in set(self._sockets) - names:
+            self._sockets.pop(name).close()
+
+    def _report(self) -> Report:
+        identities = self._plane.identities
+        served = tuple(
+            Served(name, identity.serial, identity.not_after)
+            for name, identity in identities.items()
+        )
+        return self._plane.telemetry.report(os.getpid(), self._plane.table.generation, served)
+
+    async def _drain(self, seconds: float) -> None:
+        """Finish what is under way, but not for longer than `seconds`."""
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+        plane = self._plane
+        end = time.monotonic() + seconds
+        plane.drain()
+        collecting = asyncio.ensure_future(self._keep_reporting())
+        while plane.connections and time.monotonic() < end and not collecting.done():
+            await asyncio.wait({collecting}, timeout=0.05)
+        collecting.cancel()
+        await asyncio.gather(collecting, return_exceptions=True)
+        left = plane.abort_all()
+        fields = {"event": "drained", "cut": str(left)}
+        _log.info("drained, %d connections cut", left, extra={"fields": fields})
+        await asyncio.sleep(0)
+
+    async def _keep_reporting(self) -> None:
+        """A draining worker still answers Collect."""
+        while True:
+            message, fds = await self._channel.receive()
+            for fd in fds:
+                os.close(fd)
+            if isinstance(message, Collect):
+                await self._channel.send(Reported(message.request, self._report()))
+
+
+class _Factory:
+    """Makes the protocol of a connection that a listener accepted."""
+
+    __slots__ = ("_listener", "_plane")
+
+    def __init__(self, plane: Plane, listener: Listener) -> None:
+        self._plane = plane
+        self._listener = listener
+
+    def __call__(self) -> asyncio.Protocol:
+        listener = self._listener
+        match listener.kind:
+            case ListenerKind.OUTBOUND:
+                return OutboundArrival(self._plane, listener.service, listener.upstream)
+            case ListenerKind.INBOUND:
+                return InboundArrival(self._plane, listener.service)
+            case ListenerKind.PLAIN:
+                return PlainArrival(self._plane)
+
+
+def _identity(snapshot: Snapshot, leaf: Leaf) -> Identity:
+    return Identity(
+        leaf.serial,
+        leaf.not_after,
+        client_context(snapshot.roots, leaf),
+        server_context(snapshot.roots, leaf),
+    )
+
+
+async def _serve(channel_fd: int, number: int, settings: WorkerSettings) -> int:
+    loop = asyncio.get_running_loop()
+    channel = Channel(socket.socket(fileno=channel_fd), ToWorker)
+    running = asyncio.ensure_future(Worker(channel, number, settings).run())
+    loop.add_signal_handler(signal.SIGTERM, running.cancel)
+    try:
+        await running
+    except (ChannelClosedError, asyncio.CancelledError):
+        return 0
+    finally:
+        channel.close()
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="fleetmesh-worker")
+    parser.add_argument("--channel", type=int, required=True, help="the socket pair's descriptor")
+    parser.add_argument("--worker", type=int, required=True, help="this worker's number")
+    parser.add_argument("--settings", default="{}", help="WorkerSettings as JSON")
+    options = parser.parse_args(arguments)
+    settings = msgspec.json.decode(options.settings, type=WorkerSettings)
+    # A terminal's Ctrl-C reaches the whole group; when to go is the controller's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    drop_privileges()
+    setup_logging(settings.log_level)
+    return uvloop.run(_serve(options.channel, options.worker, settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

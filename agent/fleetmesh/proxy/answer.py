@@ -1,0 +1,48 @@
+"""A refusal, turned into the response that a client sees: the only place."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+
+from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.site import Site
+
+# After these the request's framing is unknown or its rest unwanted: the connection ends.
+FATAL = frozenset(
+    {
+        Refusal.MALFORMED,
+        Refusal.CONNECT_METHOD,
+        Refusal.HEAD_TIMEOUT,
+        Refusal.BODY_TIMEOUT,
+        Refusal.TARGET_TOO_LONG,
+        Refusal.HEAD_TOO_LARGE,
+        Refusal.PLAINTEXT,
+        Refusal.UNTRUSTED_PEER,
+    }
+)
+
+
+def answer(refusal: Refusal, site: Site, *, head_only: bool, keep_alive: bytes) -> bytes:
+    """The whole response. `keep_alive` is the Connection field line to send, or empty."""
+    body = {
+        "error": refusal.sentence,
+        "reason": refusal.code,
+        "source": site.source,
+        "destination": site.destination,
+    }
+    if refusal is Refusal.DENIED:
+        body["intention"] = str(site.verdict)
+    content = json.dumps(body).encode() + b"\n"
+    allow = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
+    return b"".join(
+        (
+            b"HTTP/1.1 %d %b\r\n" % (refusal.status, HTTPStatus(refusal.status).phrase.encode()),
+            b"Content-Type: application/json\r\nx-fleetmesh-reason: %b\r\n" % refusal.code.encode(),
+            allow if refusal is Refusal.CONNECT_METHOD else b"",
+            b"Content-Length: %d\r\n" % len(content),
+            keep_alive,
+            b"\r\n",
+            b"" if head_only else content,
+        )
+    )

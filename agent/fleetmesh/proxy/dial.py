@@ -1,0 +1,134 @@
+"""Dialling: a TCP connection along a lane, and TLS on it where the lane leads to a peer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from fleetmesh.core.table import Lane
+from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.plane import Plane
+from fleetmesh.proxy.site import Site
+from fleetmesh.proxy.stream import TlsStream
+
+MAX_ATTEMPTS = 3
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """`refusal` is None when the address could not be reached, whatever that means to the
+    caller. `dropped`: something accepted the connection and ended it before it was of use."""
+
+    refusal: Refusal | None
+    detail: str
+    dropped: bool = False
+
+
+class _Ready:
+    """Sets a protocol on a stream whose handshake is done and whose peer is who it must be."""
+
+    __slots__ = ("_done", "_expected", "_protocol")
+
+    def __init__(
+        self, protocol: asyncio.Protocol, expected: str, done: asyncio.Future[None]
+    ) -> None:
+        self._protocol = protocol
+        self._expected = expected
+        self._done = done
+
+    def __call__(self, stream: TlsStream, error: Exception | None) -> None:
+        if self._done.done():  # the time was up
+            stream.abort()
+        elif error is not None:
+            self._done.set_exception(error)
+        elif (uri := peer_uri(stream)) != self._expected:
+            stream.abort()
+            self._done.set_exception(
+                WrongPeerError(f"expected {self._expected}, got {uri or 'no identity'}")
+            )
+        else:
+            stream.set_protocol(self._protocol)
+            self._protocol.connection_made(stream)
+            self._done.set_result(None)
+
+
+class WrongPeerError(Exception):
+    """The endpoint's certificate is of this mesh, but another service's."""
+
+
+def peer_uri(stream: TlsStream) -> str:
+    """The URI that the peer's certificate names; empty unless there is exactly one."""
+    certificate = stream.tls.getpeercert() or {}
+    names: Any = certificate.get("subjectAltName", ())
+    uris = [value for kind, value in names if kind == "URI"]
+    return uris[0] if len(uris) == 1 else ""
+
+
+async def dial(
+    plane: Plane, site: Site, lane: Lane, make: Callable[[Lane], P]
+) -> tuple[Lane, P] | tuple[Lane, Failure]:
+    """Connect what `make` makes along `lane`, or along another where that fails, three times at
+    most; the failure's `refusal` is settled.
+
+    An endpoint that failed is dialled again only if it accepted the connection before it
+    dropped it, as a restarting agent does, and there is no other.
+    """
+    tried = [lane.endpoint_id]
+    while True:
+        protocol = make(lane)
+        failure = await _open(plane, lane, protocol)
+        if failure is None:
+            return lane, protocol
+        settled = Failure(failure.refusal or site.failure, failure.detail)
+        onwards = site.lane(tried) if len(tried) < MAX_ATTEMPTS else None
+        if not isinstance(onwards, Lane):
+            return lane, settled
+        if onwards.endpoint_id in tried and not failure.dropped:
+            return lane, settled
+        lane = onwards
+        tried.append(lane.endpoint_id)
+
+
+async def _open(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure | None:
+    """None when `protocol` has its transport."""
+    try:
+        async with asyncio.timeout(lane.connect_timeout):
+            if not lane.expected:
+                await plane.loop.create_connection(lambda: protocol, lane.address, lane.port)
+                return None
+            return await _open_tls(plane, lane, protocol)
+    except TimeoutError:
+        return Failure(None, f"no connection within {lane.connect_timeout:g} s")
+    except WrongPeerError as error:
+        return Failure(Refusal.WRONG_PEER, str(error))
+    except OSError as error:  # TLS errors are of this kind as well
+        return Failure(None, str(error), dropped=not isinstance(error, ConnectionRefusedError))
+
+
+async def _open_tls(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure | None:
+    identity = plane.identities.get(lane.source)
+    if identity is None:
+        return Failure(Refusal.NO_IDENTITY, "")
+    context = identity.client
+    session = lane.session if lane.session is not None and lane.session[0] is context else None
+    ready: asyncio.Future[None] = plane.loop.create_future()
+    on_ready: Callable[[TlsStream, Exception | None], None] = _Ready(protocol, lane.expected, ready)
+    stream = TlsStream(
+        context,
+        on_ready,
+        server_side=False,
+        server_hostname=lane.sni or None,
+        session=session[1] if session is not None else None,
+    )
+    try:
+        await plane.loop.create_connection(lambda: stream, lane.address, lane.port)
+        await ready
+    except BaseException:
+        if stream.transport is not None:
+            stream.transport.abort()
+        raise
+    return None

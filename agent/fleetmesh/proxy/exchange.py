@@ -1,0 +1,211 @@
+"""One request and its response: the upstream half of a downstream connection.
+
+There is no object per request: what an exchange needs to know stands in the connection, and
+`ticket` tells one exchange from the next to a dial that comes back late.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from fleetmesh.core.request import IDEMPOTENT
+from fleetmesh.core.table import Lane
+from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.dial import dial
+from fleetmesh.proxy.downstream import (
+    DIALLING,
+    GONE,
+    UPSTREAM_FULL,
+    WAIT,
+    Downstream,
+)
+from fleetmesh.proxy.plane import Plane
+from fleetmesh.proxy.relay import Relay
+from fleetmesh.proxy.site import Site
+from fleetmesh.proxy.upstream import Upstream
+
+KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nobody takes it
+
+
+class Exchange(Downstream):
+    """`_kept` is what of the request was sent already, as long as it can be sent again."""
+
+    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_upstream")
+
+    def __init__(self, plane: Plane, site: Site) -> None:
+        super().__init__(plane, site)
+        self._upstream: Upstream | None = None
+        self._ticket = 0
+        self._kept: list[bytes] | None = None
+        self._kept_bytes = 0
+        self._replayed = False
+
+    # Towards the upstream.
+
+    def begin(self) -> None:
+        site = self.site
+        if site.refusal is not None:
+            self.refuse(site.refusal)
+            return
+        lane = site.lane(())
+        if isinstance(lane, Refusal):
+            self.refuse(lane)
+            return
+        self.out.append(self.rebuild(site.default_host, site.added))
+        self._kept = []
+        self._kept_bytes = 0
+        self._replayed = False
+        upstream = lane.pool.take(self.plane.now)
+        if upstream is None:
+            self._dial(lane)
+        else:
+            self._upstream = upstream
+            upstream.serve(self, reused=True)
+
+    def _dial(self, lane: Lane) -> None:
+        self._ticket += 1
+        self.plane.spawn(self._connect(lane, self._ticket))
+
+    async def _connect(self, lane: Lane, ticket: int) -> None:
+        plane = self.plane
+        lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
+        if isinstance(outcome, Upstream):
+            lane.pool.lend()
+            if ticket == self._ticket and outcome.usable:
+                self._attach(outcome)
+            else:
+                # The exchange ended meanwhile; the connection will serve another.
+                outcome.shelve()
+                if ticket == self._ticket:
+                    self.refuse(Refusal.UPSTREAM_RESET, "closed at once")
+        elif ticket == self._ticket:
+            refusal = outcome.refusal or self.site.failure
+            self.refuse(refusal, f"{lane.address}:{lane.port}: {outcome.detail}")
+
+    def _attach(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        upstream.serve(self, reused=False)
+        self._flush()
+        self.resume(DIALLING)
+
+    def _flush(self) -> None:
+        upstream = self._upstream
+        out = self.out
+        if upstream is None:
+            if sum(map(len, out)) > KEPT_BYTES:
+                self.pause(DIALLING)
+            return
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        if self._kept is not None:
+            self._kept_bytes += len(data)
+            if self._kept_bytes > KEPT_BYTES:
+                self._kept = None
+            else:
+                self._kept.append(data)
+        self.series.sent += len(data)
+        upstream.transport.write(data)
+
+    def _abandon(self) -> None:
+        self._ticket += 1
+        self._kept = None
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abandon()
+
+    def pause_upstream(self) -> None:
+        """The upstream takes no more of the request for now."""
+        self.pause(UPSTREAM_FULL)
+
+    def resume_upstream(self) -> None:
+        self.resume(UPSTREAM_FULL)
+
+    # From the upstream.
+
+    def interim(self, head: bytes) -> None:
+        """A 1xx answer goes to whom it may concern: not to a client of HTTP/1.0."""
+        if self.http11:
+            self.transport.write(head)
+
+    def answer_begins(self, upstream: Upstream) -> bytes:
+        """The head to send, before any byte of content. What is kept of the request is done
+        with."""
+        self._kept = None
+        self.response_begun = True
+        self.status = upstream.status
+        if self.retiring or (not self.http11 and upstream.ends_with_connection):
+            self.persistent = False
+        return upstream.rebuild(self.http11, self.persistent, self.wants_trailers)
+
+    def answer_complete(self) -> bool:
+        """The content is out. True when the whole request was sent, too: only then may the
+        upstream's connection serve another."""
+        self._upstream = None
+        self._ticket += 1
+        whole = self.phase == WAIT and not self.out
+        self.out.clear()
+        self.resume(UPSTREAM_FULL)
+        return whole
+
+    def upstream_lost(self, upstream: Upstream, refusal: Refusal, detail: str) -> None:
+        """The upstream's connection ended before its answer did."""
+        self._upstream = None
+        if self.response_begun:
+            self.plane.refused(self.site, refusal, self.peer, detail)
+            self.series.answered(self.status, time.monotonic() - self.started)
+            self.phase = GONE
+            self.transport.abort()
+            return
+        if (
+            upstream.reused
+            and refusal is Refusal.UPSTREAM_RESET
+            and not upstream.answering
+            and not self._replayed
+            and self._kept is not None
+            and (self.method in IDEMPOTENT or not self._kept)
+        ):
+            # RFC 9112 section 9.3.1: a connection that was kept open may close at any moment.
+            lane = self.site.lane(())
+            if not isinstance(lane, Refusal):
+                self._replayed = True
+                self.out[:0] = self._kept
+                self._kept = []
+                self._kept_bytes = 0
+                self.resume(UPSTREAM_FULL)
+                self._dial(lane)
+                return
+        self.refuse(refusal, detail)
+
+    def tunnel(self, upstream: Upstream, head: bytes, rest: bytes) -> None:
+        """The upstream agreed to change protocols: from here on bytes are bytes."""
+        self._upstream = None
+        self._ticket += 1
+        self.phase = GONE
+        self.status = 101
+        self.series.answered(101, time.monotonic() - self.started)
+        self.plane.connections.discard(self)
+        early, self.backlog = self.backlog, b""
+        if self._paused:
+            self.resume(self._paused)
+        if self.write_paused:
+            upstream.hold()
+        relay = Relay(self.plane, self.site, self.series, self.peer)
+        relay.join(self.transport, upstream.transport)
+        self.transport.write(head + rest)
+        if early:
+            upstream.transport.write(early)
+        if self._ended:
+            relay.caller.eof_received()
+
+    # Backpressure from the client.
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._upstream is not None:
+            self._upstream.hold()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._upstream is not None:
+            self._upstream.release()

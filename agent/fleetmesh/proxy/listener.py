@@ -1,0 +1,237 @@
+"""Accepted connections: who called, whom they wanted, and the protocol that takes over."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import socket
+import ssl
+import struct
+from typing import Any, Final
+
+from fleetmesh.core.table import Route
+from fleetmesh.model.identity import SpiffeId
+from fleetmesh.model.refusal import Refusal
+from fleetmesh.model.report import Direction
+from fleetmesh.model.snapshot import Mode
+from fleetmesh.model.traffic import Protocol
+from fleetmesh.proxy.dial import peer_uri
+from fleetmesh.proxy.exchange import Exchange
+from fleetmesh.proxy.plane import HANDSHAKE_TIMEOUT, Plane
+from fleetmesh.proxy.site import InboundSite, OutboundSite, PassthroughSite, PlainSite, Site
+from fleetmesh.proxy.stream import TlsStream
+from fleetmesh.proxy.tcp import TcpArrival
+
+SO_ORIGINAL_DST: Final = 80  # linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST is the same number
+
+Address = tuple[str, int]
+
+
+def canonical(address: str) -> str:
+    """The text form that snapshots use: IPv4-mapped addresses are IPv4."""
+    return address[7:] if address.startswith("::ffff:") and "." in address else address
+
+
+def original_destination(transport: asyncio.BaseTransport) -> Address | None:
+    """Where the caller meant to go before nftables redirected it; None when nothing did."""
+    sock = transport.get_extra_info("socket")
+    own = transport.get_extra_info("sockname")
+    if sock is None or own is None:
+        return None
+    local = canonical(own[0])
+    try:
+        if ":" in local:
+            raw = sock.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
+            port, address = struct.unpack_from("!2xH4x16s", raw)
+        else:
+            raw = sock.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, 16)
+            port, address = struct.unpack_from("!2xH4s", raw)
+    except OSError:
+        return None
+    destination = (str(ipaddress.ip_address(address)), port)
+    return None if destination == (local, own[1]) else destination
+
+
+def _hand_over(transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+
+
+def _peer(transport: asyncio.BaseTransport) -> str:
+    peer = transport.get_extra_info("peername")
+    return f"{canonical(peer[0])}:{peer[1]}" if peer else ""
+
+
+class OutboundArrival(asyncio.Protocol):
+    """A connection of the local service `service`. `upstream` names where it goes when there is
+    no capture to ask, as in a test or a bug report; else it is empty."""
+
+    __slots__ = ("_plane", "_service", "_upstream")
+
+    def __init__(self, plane: Plane, service: str, upstream: str) -> None:
+        self._plane = plane
+        self._service = service
+        self._upstream = upstream
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        plane = self._plane
+        if self._upstream:
+            self._to(transport, plane.table.routes.get(self._upstream), self._upstream, False)
+            return
+        destination = original_destination(transport)
+        if destination is None:
+            site = Site(plane, Direction.OUTBOUND, self._service, "", "tcp")
+            plane.refused(site, Refusal.NOT_CAPTURED, _peer(transport))
+            transport.abort()
+            return
+        address, port = destination
+        route = plane.table.by_destination.get(destination)
+        ipv6 = ":" in address
+        if route is not None:
+            self._to(transport, route, f"[{address}]:{port}" if ipv6 else f"{address}:{port}", ipv6)
+        elif plane.table.snapshot.mesh_destinations_only:
+            site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
+            plane.refused(
+                site, Refusal.UNKNOWN_DESTINATION, _peer(transport), f"to {address} port {port}"
+            )
+            transport.abort()
+        else:
+            passing = PassthroughSite(plane, self._service, address, port)
+            _hand_over(transport, TcpArrival(plane, passing))
+
+    def _to(self, transport: asyncio.Transport, route: Route | None, host: str, ipv6: bool) -> None:
+        http = route is not None and route.upstream.protocol is Protocol.HTTP
+        site = OutboundSite(
+            self._plane,
+            self._service,
+            route.upstream.service if route is not None else host,
+            "http" if http else "tcp",
+            host.encode(),
+            ipv6,
+        )
+        _hand_over(
+            transport, Exchange(self._plane, site) if http else TcpArrival(self._plane, site)
+        )
+
+
+class InboundArrival(asyncio.Protocol):
+    """A connection to the sidecar port of the local service `service`."""
+
+    __slots__ = ("_plane", "_service")
+
+    def __init__(self, plane: Plane, service: str) -> None:
+        self._plane = plane
+        self._service = service
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        plane = self._plane
+        identity = plane.identities.get(self._service)
+        if identity is None:
+            self._refuse(transport, Refusal.NO_IDENTITY, "")
+            transport.abort()
+            return
+        stream = TlsStream(
+            identity.server,
+            self._on_ready,
+            server_side=True,
+            deadline=plane.now + HANDSHAKE_TIMEOUT,
+        )
+        plane.connections.add(stream)
+        _hand_over(transport, stream)
+
+    def _on_ready(self, stream: TlsStream, error: Exception | None) -> None:
+        self._plane.connections.discard(stream)
+        if error is None:
+            self._greet(stream)
+        elif isinstance(error, ssl.SSLError):
+            self._refuse(stream.transport, _tls_refusal(error), str(error))
+
+    def _greet(self, stream: TlsStream) -> None:
+        """The chain is good: whose is it?"""
+        plane = self._plane
+        uri = peer_uri(stream)
+        source = SpiffeId.parse(uri)
+        entry = plane.table.services.get(self._service)
+        if source is None or entry is None:
+            self._refuse(stream, Refusal.UNTRUSTED_PEER, f"not a service: {uri or 'no URI'}")
+            stream.abort()
+            return
+        http = entry.service.protocol is Protocol.HTTP
+        site = InboundSite(
+            plane, source.service, self._service, "http" if http else "tcp", source.trust_domain
+        )
+        if site.refusal is Refusal.UNTRUSTED_PEER:
+            self._refuse(stream, Refusal.UNTRUSTED_PEER, f"of another trust domain: {uri}")
+            stream.abort()
+        elif http:
+            site.added = _forwarded_client_cert(stream, entry.spiffe_id, uri)
+            _hand_over(stream, Exchange(plane, site))
+        else:
+            _hand_over(stream, TcpArrival(plane, site))
+
+    def _refuse(self, transport: asyncio.BaseTransport, refusal: Refusal, detail: str) -> None:
+        site = Site(self._plane, Direction.INBOUND, "", self._service, "tcp")
+        self._plane.refused(site, refusal, _peer(transport), detail)
+
+
+class PlainArrival(asyncio.Protocol):
+    """A connection to an application's own port, redirected before it got there."""
+
+    __slots__ = ("_plane",)
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        plane = self._plane
+        destination = original_destination(transport)
+        entry = plane.table.by_port.get(destination[1]) if destination is not None else None
+        if entry is None:
+            site = Site(plane, Direction.PLAIN, "", "", "permissive")
+            plane.refused(site, Refusal.NOT_CAPTURED, _peer(transport))
+            transport.abort()
+            return
+        service = entry.service
+        site = PlainSite(plane, service.name)
+        if service.mode is Mode.PERMISSIVE:
+            plane.admitted(site, _peer(transport))
+        # An http service gets heads that were judged, so that nobody without a certificate can
+        # tell its application of one.
+        http = service.protocol is Protocol.HTTP
+        _hand_over(transport, Exchange(plane, site) if http else TcpArrival(plane, site))
+
+
+def _tls_refusal(error: ssl.SSLError) -> Refusal:
+    reason = error.reason or ""
+    if reason in (
+        "HTTP_REQUEST",
+        "WRONG_VERSION_NUMBER",
+        "UNKNOWN_PROTOCOL",
+        "HTTPS_PROXY_REQUEST",
+    ):
+        return Refusal.PLAINTEXT
+    return Refusal.UNTRUSTED_PEER
+
+
+def _forwarded_client_cert(stream: TlsStream, own: str, uri: str) -> bytes:
+    """The field line of Envoy's X-Forwarded-Client-Cert, with its keys in its order."""
+    der = stream.tls.getpeercert(binary_form=True) or b""
+    subject: Any = (stream.tls.getpeercert() or {}).get("subject", ())
+    names = ",".join(
+        f"{_SHORT.get(kind, kind)}={value}" for part in reversed(subject) for kind, value in part
+    )
+    quoted = names.replace("\\", "\\\\").replace('"', '\\"')
+    digest = hashlib.sha256(der).hexdigest()
+    line = f'X-Forwarded-Client-Cert: By={own};Hash={digest};Subject="{quoted}";URI={uri}\r\n'
+    return line.encode("ascii", "backslashreplace")
+
+
+_SHORT = {
+    "commonName": "CN",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "countryName": "C",
+    "stateOrProvinceName": "ST",
+    "localityName": "L",
+}

@@ -1,0 +1,178 @@
+"""What all connections of a worker share: the table, the clock, the register of who is here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from fleetmesh.core.table import Lane, Table, dropped
+from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.site import Site
+from fleetmesh.proxy.telemetry import Telemetry
+from fleetmesh.settings import HttpSettings, TcpSettings
+
+_log = logging.getLogger(__name__)
+
+SWEEP = 0.25  # seconds; deadlines are kept to this precision
+GRACE = 1.0  # quiet seconds before a retiring keep-alive connection is closed
+HANDSHAKE_TIMEOUT = 10.0
+LINGER = 2.0  # seconds for a peer to read an answer before its connection is closed
+LOG_BURST = 10  # lines about the same refusal in one second
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a local service shows and trusts. Times are seconds since the epoch."""
+
+    serial: str
+    not_after: float
+    client: ssl.SSLContext
+    server: ssl.SSLContext
+
+
+class Held(Protocol):
+    """A connection in the register. `now` is the sweep's monotonic clock."""
+
+    deadline: float
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+
+    def retire(self, now: float) -> None:
+        """The worker drains: end as soon as that hurts nobody."""
+
+    def recheck(self, now: float) -> None:
+        """There is a new table: end what it forbids."""
+
+    def abort(self) -> None:
+        """End at once."""
+
+
+class Plane:
+    """One per worker. `table` and `identities` are swapped whole by `publish`."""
+
+    __slots__ = (
+        "_logged",
+        "_tasks",
+        "connections",
+        "draining",
+        "http",
+        "identities",
+        "loop",
+        "now",
+        "table",
+        "tcp",
+        "telemetry",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        http: HttpSettings,
+        tcp: TcpSettings,
+        table: Table,
+    ) -> None:
+        self.loop = loop
+        self.http = http
+        self.tcp = tcp
+        self.table = table
+        self.identities: Mapping[str, Identity] = {}
+        self.telemetry = Telemetry()
+        self.connections: set[Held] = set()
+        self.draining = False
+        self.now = time.monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._logged: dict[tuple[str, str, str, str], int] = {}
+        loop.call_later(SWEEP, self._sweep, 0)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`, which must see to its own errors, and keep it alive."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def publish(self, table: Table, identities: Mapping[str, Identity]) -> None:
+        """Serve `table` from now on; end connections that it forbids."""
+        previous, self.table = self.table, table
+        self.identities = identities
+        for lane in dropped(previous, table):
+            for connection in lane.pool.close():
+                connection.abort()
+        for held in tuple(self.connections):
+            held.recheck(self.now)
+
+    def refused(self, site: Site, refusal: Refusal, peer: str, detail: str = "") -> None:
+        """Count and log; a flood of the same is logged only in part."""
+        self.telemetry.refused(site.direction, site.source, site.destination, refusal)
+        key = (site.direction.value, site.source, site.destination, refusal.code)
+        seen = self._logged.get(key, 0) + 1
+        self._logged[key] = seen
+        if seen > LOG_BURST:
+            return
+        fields = {
+            "event": "refused",
+            "direction": site.direction.value,
+            "source": site.source,
+            "destination": site.destination,
+            "reason": refusal.code,
+            "peer": peer,
+        }
+        if refusal is Refusal.DENIED:
+            fields["intention"] = str(site.verdict)
+        if detail:
+            fields["detail"] = detail
+        if seen == LOG_BURST:
+            fields["muted"] = "further lines like this one, for a second"
+        _log.warning(
+            "refused %s => %s: %s",
+            site.source or "?",
+            site.destination or "?",
+            refusal.sentence,
+            extra={"fields": fields},
+        )
+
+    def admitted(self, site: Site, peer: str) -> None:
+        """Log that a service in permissive mode served somebody without the mesh."""
+        key = (site.direction.value, site.source, site.destination, "admitted")
+        seen = self._logged.get(key, 0) + 1
+        self._logged[key] = seen
+        if seen <= LOG_BURST:
+            fields = {"event": "admitted", "destination": site.destination, "peer": peer}
+            _log.info("plain connection to %s admitted", site.destination, extra={"fields": fields})
+
+    def cut(self, site: Site, peer: str) -> None:
+        """An open connection ends because an intention now forbids it."""
+        self.refused(site, Refusal.DENIED, peer, "an open connection was ended")
+
+    def drain(self) -> None:
+        self.draining = True
+        for held in tuple(self.connections):
+            held.retire(self.now)
+
+    def abort_all(self) -> int:
+        """End whatever is left; how many that were."""
+        left = tuple(self.connections)
+        for held in left:
+            held.abort()
+        return len(left)
+
+    def _sweep(self, round_: int) -> None:
+        self.now = now = time.monotonic()
+        for held in tuple(self.connections):
+            if held.deadline <= now:
+                held.expire(now)
+        if round_ % 4 == 0:
+            self._logged.clear()
+            for lane in self.table.lanes():
+                self._expire_idle(lane, now)
+        self.loop.call_later(SWEEP, self._sweep, round_ + 1)
+
+    @staticmethod
+    def _expire_idle(lane: Lane, now: float) -> None:
+        for connection in lane.pool.expired(now):
+            connection.close()

@@ -1,0 +1,161 @@
+"""Where a connection stands: between whom, in which direction, by which way onwards."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from fleetmesh.core.authz import Verdict
+from fleetmesh.core.table import Lane, Table
+from fleetmesh.model.refusal import Refusal
+from fleetmesh.model.report import Direction
+from fleetmesh.model.snapshot import Mode
+
+
+class Serving(Protocol):
+    """Who knows the table of the moment."""
+
+    @property
+    def table(self) -> Table: ...
+
+
+class Site:
+    """`source` and `destination` are service names for logs and counters; `default_host` is the
+    Host of a request that has none, `added` the field lines that the mesh adds to requests.
+
+    `refusal` stands in the way of every request until `recheck` takes it away; `verdict` is the
+    intention's. `failure` is what an unreachable endpoint means here.
+    """
+
+    __slots__ = (
+        "_serving",
+        "added",
+        "default_host",
+        "destination",
+        "direction",
+        "failure",
+        "kind",
+        "refusal",
+        "source",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        serving: Serving,
+        direction: Direction,
+        source: str,
+        destination: str,
+        kind: str,
+        default_host: bytes = b"",
+    ) -> None:
+        self._serving = serving
+        self.direction = direction
+        self.source = source
+        self.destination = destination
+        self.kind = kind
+        self.default_host = default_host
+        self.added = b""
+        self.refusal: Refusal | None = None
+        self.verdict = Verdict(True)
+        self.failure = Refusal.CONNECT_FAILED
+
+    def lane(self, tried: Collection[str]) -> Lane | Refusal:
+        """The way for the next request, away from the endpoints already `tried` if possible."""
+        raise NotImplementedError
+
+    def recheck(self) -> bool:
+        """Whether the table of the moment permits what was permitted before."""
+        return True
+
+
+class OutboundSite(Site):
+    """From the local service `source` to the upstream `destination`."""
+
+    __slots__ = ("_ipv6",)
+
+    def __init__(
+        self, serving: Serving, source: str, destination: str, kind: str, host: bytes, ipv6: bool
+    ) -> None:
+        super().__init__(serving, Direction.OUTBOUND, source, destination, kind, host)
+        self._ipv6 = ipv6
+
+    def lane(self, tried: Collection[str]) -> Lane | Refusal:
+        table = self._serving.table
+        route = table.routes.get(self.destination)
+        if route is None:
+            return Refusal.UNKNOWN_DESTINATION
+        service = table.services.get(self.source)
+        if service is None or service.service.leaf is None:
+            return Refusal.NO_IDENTITY
+        place = route.pick(tried)
+        return Refusal.NO_ENDPOINT if place is None else place.lane(self.source, self._ipv6)
+
+
+class PassthroughSite(Site):
+    """From a local service to an address outside the mesh, untouched."""
+
+    __slots__ = ("_lane",)
+
+    def __init__(self, serving: Serving, source: str, address: str, port: int) -> None:
+        super().__init__(serving, Direction.OUTBOUND, source, "", "passthrough")
+        self._lane = Lane("passthrough", address, port)
+
+    def lane(self, tried: Collection[str]) -> Lane | Refusal:
+        return self._lane
+
+
+class InboundSite(Site):
+    """From a peer of this mesh to the application of the local service `destination`.
+
+    `trust_domain` is the one that the peer's certificate names.
+    """
+
+    __slots__ = ("_trust_domain",)
+
+    def __init__(
+        self, serving: Serving, source: str, destination: str, kind: str, trust_domain: str
+    ) -> None:
+        super().__init__(serving, Direction.INBOUND, source, destination, kind, b"localhost")
+        self._trust_domain = trust_domain
+        self.failure = Refusal.APPLICATION_DOWN
+        self.recheck()
+
+    def lane(self, tried: Collection[str]) -> Lane | Refusal:
+        entry = self._serving.table.services.get(self.destination)
+        return Refusal.APPLICATION_DOWN if entry is None else entry.application
+
+    def recheck(self) -> bool:
+        table = self._serving.table
+        entry = table.services.get(self.destination)
+        if entry is None:
+            self.refusal = Refusal.APPLICATION_DOWN
+            return False
+        if self._trust_domain != table.snapshot.trust_domain.lower():
+            self.verdict = Verdict(False)
+            self.refusal = Refusal.UNTRUSTED_PEER
+            return False
+        self.verdict = entry.authorizer.decide(self.source)
+        self.refusal = None if self.verdict.allowed else Refusal.DENIED
+        return self.verdict.allowed
+
+
+class PlainSite(Site):
+    """From somebody without the mesh to the application of `destination`."""
+
+    __slots__ = ()
+
+    def __init__(self, serving: Serving, destination: str) -> None:
+        super().__init__(serving, Direction.PLAIN, "", destination, "permissive", b"localhost")
+        self.failure = Refusal.APPLICATION_DOWN
+        self.recheck()
+
+    def lane(self, tried: Collection[str]) -> Lane | Refusal:
+        entry = self._serving.table.services.get(self.destination)
+        return Refusal.APPLICATION_DOWN if entry is None else entry.application
+
+    def recheck(self) -> bool:
+        entry = self._serving.table.services.get(self.destination)
+        permitted = entry is not None and entry.service.mode is Mode.PERMISSIVE
+        self.refusal = None if permitted else Refusal.PLAINTEXT
+        return permitted
