@@ -19,7 +19,8 @@ class Allocation(msgspec.Struct, frozen=True):
 
 def allocate(settings: Settings, previous: Allocation) -> Allocation | list[Problem]:
     """Explicit ports first, then the previous ones that are still free and in range, then the
-    lowest free ones. Problems when a range is exhausted."""
+    lowest free ones, at best none that a service had before: one that goes still listens there.
+    Problems when a range is exhausted."""
     problems: list[Problem] = []
     taken = _fixed(settings)
     outbound = _draw(
@@ -77,7 +78,8 @@ def _draw(
         if service.name not in ports and first <= port <= last and port not in used:
             ports[service.name] = port
             used.add(port)
-    free = (port for port in range(first, last + 1) if port not in used)
+    before = set(previous.values())
+    free = iter(sorted(set(range(first, last + 1)) - used, key=lambda port: (port in before, port)))
     for service in services:
         if service.name not in ports:
             ports[service.name] = next(free, 0)

@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 class Observer:
     """Runs exactly the watches that settings and observations ask for.
 
-    `changed` is called after each fold and when a watch has its first answer. `failing` holds
-    the error of each watch that Consul does not answer now; `last_contact` is the loop's time of
-    the last good answer.
+    `changed` is called after each fold, when a watch has its first answer, and when Consul stops
+    and begins again to answer. `failing` holds the error of each watch that Consul does not
+    answer now; `last_contact` is the loop's time of the last good answer.
     """
 
     def __init__(
@@ -126,6 +126,7 @@ class Observer:
                 self._changed()
             if self.failing.pop(watch, None) is not None and not self.failing:
                 log.info("Consul answers again", extra={"fields": {"event": "consul_up"}})
+                self._changed()
             return
         if not self.failing:
             log.warning(
@@ -133,6 +134,7 @@ class Observer:
                 error,
                 extra={"fields": {"event": "consul_down", "error": str(error)}},
             )
+            self._changed()
         self.failing[watch] = str(error)
 
     async def _roots(self, answer: Answer[RootsAnswer]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from fleetmesh import __version__
 from fleetmesh.edge.metrics import Figures
+from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import Report
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.status import (
@@ -19,6 +20,8 @@ from fleetmesh.plan.ports import Allocation
 from fleetmesh.plan.totals import total
 from fleetmesh.process.supervisor import Supervisor
 from fleetmesh.settings import ServiceSettings
+
+SENTENCE_LENGTH = 300
 
 
 def service_status(
@@ -105,21 +108,25 @@ def figures(
 
 
 def sentence(
-    snapshot: Snapshot | None, generation: int, problems: int, consul_error: str, capture: str
+    snapshot: Snapshot | None,
+    generation: int,
+    problems: Sequence[Problem],
+    consul_error: str,
+    capture: str,
 ) -> str:
     """One line that tells an operator whether to look closer."""
     if snapshot is None:
-        waiting = f"Waiting for Consul, nothing is captured: {consul_error or 'first answers'}"
-        return waiting[:200]
-    ready = sum(service.leaf is not None for service in snapshot.services)
-    parts = [
-        f"Generation {generation}",
-        f"{ready} of {len(snapshot.services)} services with a certificate",
-        f"{len(snapshot.upstreams)} upstreams",
-        f"capture {capture}",
-    ]
+        parts = [f"Waiting for Consul ({consul_error or 'first answers'}), nothing new is captured"]
+    else:
+        ready = sum(service.leaf is not None for service in snapshot.services)
+        parts = [
+            f"Generation {generation}",
+            f"{ready} of {len(snapshot.services)} services with a certificate",
+            f"{len(snapshot.upstreams)} upstreams",
+            f"capture {capture}",
+        ]
+        if consul_error:
+            parts.append(f"Consul does not answer: {consul_error}")
     if problems:
-        parts.append(f"{problems} problems, see fleetmesh status")
-    if consul_error:
-        parts.append(f"Consul does not answer: {consul_error[:80]}")
-    return ", ".join(parts)
+        parts.append(f"{len(problems)} problems: {problems[0]}")
+    return ", ".join(parts).replace("\n", " ")[:SENTENCE_LENGTH]

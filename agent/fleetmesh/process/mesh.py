@@ -1,0 +1,272 @@
+"""This host's part of the mesh: what is in force, and the order in which a change comes into it.
+
+A change, wherever it comes from, ends in one place (`Mesh._reconcile`), which makes before it
+breaks: sockets, then certificates and snapshot to the workers, their acknowledgements, only then
+capture rules and registrations; what is gone loses its capture first and its sockets last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from fleetmesh.edge import users
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.model import snapshot as snapshots
+from fleetmesh.model.problem import Problem
+from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.plan.compile import compile_snapshot
+from fleetmesh.plan.ports import Allocation, allocate
+from fleetmesh.plan.registration import desired
+from fleetmesh.process.capturing import CaptureKeeper
+from fleetmesh.process.memory import keep_snapshot, recall_snapshot, save_ports
+from fleetmesh.process.observing import Observer
+from fleetmesh.process.registering import Registrar
+from fleetmesh.process.sockets import Sockets, wanted_listeners
+from fleetmesh.process.supervisor import Supervisor
+from fleetmesh.process.tasks import TaskSet
+from fleetmesh.process.workers import Publication
+from fleetmesh.settings import Settings, WorkerSettings
+from fleetmesh.settings.load import load
+
+log = logging.getLogger(__name__)
+
+DEBOUNCE = 0.05
+FIRST_PATIENCE = 5.0
+"""Seconds from the start until a first snapshot is compiled from what Consul has answered."""
+FULL_PATIENCE = 30.0
+"""The same when there is a snapshot from before the restart: that one is worth waiting longer."""
+FIXED = ("admin_socket", "metrics_address", "state_dir", "consul")
+"""Settings that only a restart changes."""
+
+
+class Mesh:
+    """`refused` are the problems of the last reload, `problems` those of the last compilation.
+    `changed` is called when something came into force or was refused."""
+
+    def __init__(
+        self,
+        files: tuple[Path, Path],
+        settings: Settings,
+        ports: Allocation,
+        client: ConsulClient,
+        inherited: dict[str, int],
+        changed: Callable[[], None],
+    ) -> None:
+        self.settings = settings
+        self.ports = ports
+        self.uids = _uids(settings)
+        self.snapshot: Snapshot | None = None
+        self.digest = ""
+        self.generation = 0
+        self.refused: list[Problem] = []
+        self.problems: list[Problem] = []
+        self.sockets = Sockets(inherited)
+        self.supervisor = Supervisor(*_worker_arguments(settings))
+        self.observer = Observer(client, settings, self._mark)
+        self.registrar = Registrar(client, self.observer.contact)
+        self.keeper = CaptureKeeper(settings)
+        self._files = files
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._dirty = asyncio.Event()
+        self._reconciling = asyncio.Lock()
+        self._tasks = TaskSet()
+
+    def open(self) -> list[Problem]:
+        """Open the listeners; the problems of those that could not be had."""
+        problems = self.sockets.open(wanted_listeners(self.ports, self.settings.ports.plain))
+        if not problems:
+            save_ports(self.settings.state_dir, self.ports)
+        return problems
+
+    async def start(self) -> None:
+        """Start the workers, serve what the agent before us served, then ask Consul."""
+        await self.supervisor.start()
+        await self.keeper.start()
+        await self._restore()
+        self.sockets.close_unwanted(wanted_listeners(self.ports, self.settings.ports.plain))
+        self.observer.start()
+        self.registrar.start()
+        self._tasks.spawn(self._reconcile_for_ever(), "reconcile")
+        self._loop.call_later(FIRST_PATIENCE, self._mark)
+        self._loop.call_later(FULL_PATIENCE, self._mark)
+
+    async def end(self) -> None:
+        """Stop deciding, then let the workers finish. Capture rules stay."""
+        await self._tasks.close()
+        await self.observer.close()
+        await self.registrar.close()
+        await self.keeper.stop()
+        await self.supervisor.drain()
+
+    async def _restore(self) -> None:
+        fd = self.sockets.inherited_snapshot()
+        snapshot = recall_snapshot(fd) if fd is not None else None
+        if snapshot is None:
+            return
+        declared = {service.name for service in self.settings.services}
+        services = tuple(s for s in snapshot.services if s.name in declared)
+        log.info("serving the snapshot of before", extra={"fields": {"event": "restored"}})
+        async with self._reconciling:
+            await self._put_in_force(replace(snapshot, services=services))
+
+    def _mark(self) -> None:
+        self._dirty.set()
+
+    async def _reconcile_for_ever(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(DEBOUNCE)
+            self._dirty.clear()
+            async with self._reconciling:
+                try:
+                    await self._reconcile()
+                except Exception:
+                    # What is in force stays in force; the next change tries again.
+                    log.exception("reconciling failed", extra={"fields": {"event": "defect"}})
+
+    def _may_compile(self) -> bool:
+        """Before every watch has answered once, a compilation would lack upstreams."""
+        patience = FIRST_PATIENCE if self.snapshot is None else FULL_PATIENCE
+        return self.observer.complete or self._loop.time() - self._started >= patience
+
+    async def _reconcile(self) -> None:
+        if self._may_compile():
+            compiled = compile_snapshot(self.settings, self.observer.observed, self.snapshot)
+            if isinstance(compiled, list):
+                self.problems = compiled
+            else:
+                self.problems = list(compiled.warnings)
+                await self._put_in_force(compiled.snapshot)
+        self._changed()
+
+    async def _put_in_force(self, snapshot: Snapshot) -> None:
+        digest = snapshots.digest(snapshot)
+        if digest != self.digest:
+            await self._publish(snapshot, digest)
+        await self._capture(self.settings)
+        protocols = {service.name: service.protocol for service in snapshot.services}
+        ready = frozenset(s.name for s in snapshot.services if s.leaf is not None)
+        self.registrar.want(desired(self.settings, self.ports, protocols), ready)
+
+    async def _publish(self, snapshot: Snapshot, digest: str) -> None:
+        self.generation += 1
+        await self.supervisor.publish(
+            Publication(
+                self.generation,
+                snapshots.encode(snapshot),
+                self.sockets.listeners,
+                self.sockets.sockets,
+            )
+        )
+        self.snapshot, self.digest = snapshot, digest
+        keep_snapshot(snapshot)
+        log.info(
+            "generation %d is served: %d services, %d upstreams",
+            self.generation,
+            len(snapshot.services),
+            len(snapshot.upstreams),
+            extra={
+                "fields": {
+                    "event": "published",
+                    "generation": self.generation,
+                    "digest": digest,
+                }
+            },
+        )
+
+    async def _capture(self, settings: Settings) -> None:
+        """Capture those services that have an identity."""
+        services = self.snapshot.services if self.snapshot else ()
+        identified = {service.name for service in services if service.leaf is not None}
+        await self.keeper.apply(_only(settings, identified), self.ports.outbound, self.uids)
+
+    async def reload(self) -> list[Problem]:
+        """Read the settings again. With problems nothing changes, but they are shown."""
+        async with self._reconciling:
+            self.refused = await self._reload()
+        if self.refused:
+            log.error(
+                "reload refused: %s",
+                "; ".join(str(problem) for problem in self.refused),
+                extra={"fields": {"event": "reload_refused", "problems": len(self.refused)}},
+            )
+        else:
+            log.info("settings reloaded", extra={"fields": {"event": "reloaded"}})
+        self._changed()
+        return self.refused
+
+    async def _reload(self) -> list[Problem]:
+        settings = await asyncio.to_thread(load, *self._files, users.resolve)
+        if not isinstance(settings, Settings):
+            return settings
+        fixed = [
+            Problem(
+                f"{self._files[0]}: {key}",
+                "cannot change while the agent runs",
+                "restart it: systemctl restart fleetmesh-agent",
+            )
+            for key in FIXED
+            if getattr(settings, key) != getattr(self.settings, key)
+        ]
+        if fixed:
+            return fixed
+        ports = allocate(settings, self.ports)
+        if not isinstance(ports, Allocation):
+            return ports
+        uids = await asyncio.to_thread(_uids, settings)
+        wanted = wanted_listeners(ports, settings.ports.plain)
+        problems = self.sockets.open(wanted)
+        if problems:
+            before = wanted_listeners(self.ports, self.settings.ports.plain)
+            self.sockets.open(before)
+            self.sockets.close_unwanted(before)
+            return problems
+        await self._switch(settings, ports, uids)
+        self.sockets.close_unwanted(wanted)
+        return []
+
+    async def _switch(self, settings: Settings, ports: Allocation, uids: Mapping[str, int]) -> None:
+        staying = {service.name for service in settings.services}
+        if not staying.issuperset(service.name for service in self.settings.services):
+            await self._capture(_only(self.settings, staying))
+        self.settings, self.ports, self.uids = settings, ports, dict(uids)
+        save_ports(settings.state_dir, ports)
+        await self.supervisor.reconfigure(*_worker_arguments(settings))
+        self.observer.retarget(settings)
+        self.digest = ""  # the listeners may have changed though the snapshot has not
+        await self._reconcile()
+
+
+def _only(settings: Settings, names: set[str]) -> Settings:
+    return replace(settings, services=tuple(s for s in settings.services if s.name in names))
+
+
+def _worker_arguments(settings: Settings) -> tuple[int, WorkerSettings, float]:
+    return (
+        settings.workers or len(os.sched_getaffinity(0)),
+        WorkerSettings(settings.http, settings.tcp, settings.log_level),
+        settings.drain_timeout,
+    )
+
+
+def _uids(settings: Settings) -> dict[str, int]:
+    """By service; one whose user has vanished since the settings were checked is left out, and so
+    is not captured."""
+    found = {}
+    for service in settings.services:
+        try:
+            uid = users.uid_of(service)
+        except users.UnknownUserError as error:
+            log.error("%s: %s", service.name, error)
+            continue
+        if uid is not None:
+            found[service.name] = uid
+    return found

@@ -1,0 +1,272 @@
+"""The controller against a real Consul server and real workers, in a namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.agent import Agent, agent, inside
+from tests.support.consul import ConsulServer, running_consul
+from tests.support.netns import Netns, netns, tables
+
+pytestmark = [
+    pytest.mark.consul,
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+]
+
+
+@pytest.fixture
+def space() -> Iterator[Netns]:
+    with netns("agent") as space, inside(space.name):
+        yield space
+
+
+@pytest.fixture
+def consul(space: Netns, tmp_path: Path) -> Iterator[ConsulServer]:
+    with running_consul(tmp_path / "consul") as server:
+        yield server
+
+
+@pytest.fixture
+def mesh(consul: ConsulServer, tmp_path: Path) -> Iterator[Agent]:
+    """An agent with `web` and `api`, not started."""
+    with agent(tmp_path / "agent", consul={"address": consul.address}) as one:
+        one.declare("web", 8080, user="daemon", protocol="http", meta={"version": "v1"})
+        one.declare("api", 8000, user="games", tags=["blue"], weight=3)
+        yield one
+
+
+def registered(consul: ConsulServer) -> dict[str, Any]:
+    return dict(consul.get("/v1/agent/services"))
+
+
+def serving(mesh: Agent) -> bool:
+    """Both services registered and their upstreams known."""
+    status = mesh.status()
+    return all(s["registered"] for s in status["services"]) and len(status["upstreams"]) == 2
+
+
+def test_start_registers_identifies_and_publishes(
+    space: Netns, consul: ConsulServer, mesh: Agent
+) -> None:
+    """READY means: certificates served by every worker, capture in force."""
+    mesh.start()
+    status = mesh.status()
+    assert status["capture"]["state"] == "unconfirmed"
+    assert "inet fleetmesh" in tables(space)
+    assert {s["identity"]["workers"] for s in status["services"]} == {1}
+    mesh.eventually(lambda: serving(mesh), "registrations")
+
+    services = registered(consul)
+    assert set(services) == {"web", "api", "web-sidecar-proxy", "api-sidecar-proxy"}
+    sidecar = services["api-sidecar-proxy"]
+    assert sidecar["Proxy"]["DestinationServiceID"] == "api"
+    assert sidecar["Weights"]["Passing"] == 3
+    assert sidecar["Tags"] == ["blue"]
+    checks = consul.get("/v1/agent/checks")
+    assert {c["Status"] for c in checks.values()} == {"passing"}
+    assert sum(c["ServiceID"] == "web-sidecar-proxy" for c in checks.values()) == 3
+    assert mesh.page("/readyz")[0] == 200
+    assert 'fleetmesh_certificate_expiry_seconds{service="web"}' in mesh.page("/metrics")[1]
+    assert "2 of 2 services with a certificate" in mesh.manager.status()
+    assert mesh.stop() == 0
+
+
+def test_nothing_changes_when_nothing_changed(consul: ConsulServer, mesh: Agent) -> None:
+    """Heartbeats and comparisons write no registration and publish no generation."""
+    mesh.start()
+    mesh.eventually(lambda: serving(mesh), "registrations")
+    time.sleep(1)
+    generation = mesh.status()["generation"]
+    index = consul.get("/v1/catalog/service/web-sidecar-proxy")[0]["ModifyIndex"]
+    time.sleep(11)
+    assert mesh.status()["generation"] == generation
+    assert consul.get("/v1/catalog/service/web-sidecar-proxy")[0]["ModifyIndex"] == index
+
+
+def test_intention_reaches_the_workers_within_two_seconds(
+    consul: ConsulServer, mesh: Agent
+) -> None:
+    mesh.start()
+    before = mesh.status()["generation"]
+    created = consul.call(
+        "POST",
+        "/v1/connect/intentions",
+        {"SourceName": "web", "DestinationName": "api", "Action": "deny"},
+    )
+    mesh.eventually(
+        lambda: mesh.service("api")["intentions"] == ["deny web => api"], "the intention", 2
+    )
+    mesh.eventually(
+        lambda: all(w["generation"] > before for w in mesh.status()["workers"]), "generation", 2
+    )
+    consul.call("DELETE", f"/v1/connect/intentions/{created['ID']}")
+    mesh.eventually(lambda: mesh.service("api")["intentions"] == [], "its removal", 2)
+    keys = [s["leaf"]["key"] for s in mesh.ask("GET", "/v1/snapshot")[1]["services"]]
+    assert keys == [None, None]
+
+
+def test_killed_worker_is_replaced_and_serves_the_same(mesh: Agent, consul: ConsulServer) -> None:
+    mesh.start()
+    mesh.eventually(lambda: serving(mesh), "registrations")
+    (before,) = mesh.status()["workers"]
+    os.kill(before["pid"], signal.SIGKILL)
+
+    def replaced() -> bool:
+        status = mesh.status()
+        return [w["generation"] for w in status["workers"] if w["pid"] != before["pid"]] == [
+            status["generation"]
+        ]
+
+    mesh.eventually(replaced, "a new worker")
+    assert mesh.status()["workers"][0]["restarts"] == 1
+    assert "fleetmesh_worker_restarts_total 1.0" in mesh.page("/metrics")[1]
+
+
+def test_reload_adds_and_drops_services(space: Netns, consul: ConsulServer, mesh: Agent) -> None:
+    mesh.start()
+    mesh.eventually(lambda: serving(mesh), "registrations")
+    (mesh.services / "web.yaml").unlink()
+    mesh.declare("cart", 7001, user="mail")
+    assert mesh.ask("POST", "/v1/reload") == (200, {"problems": []})
+    wanted = {"api", "api-sidecar-proxy", "cart", "cart-sidecar-proxy"}
+    mesh.eventually(lambda: set(registered(consul)) == wanted, "registrations")
+    mesh.eventually(lambda: mesh.service("cart")["identity"]["workers"] == 1, "its certificate")
+    assert not any(name.endswith(".web") for name in mesh.manager.stored)
+    assert {"in.cart", "out4.cart", "out6.cart"} <= set(mesh.manager.stored)
+    rules = space.run("nft", "list", "table", "inet", "fleetmesh")
+    assert "skuid 8" in rules
+    assert "skuid 1 " not in rules
+
+
+def test_refused_reload_changes_nothing_and_is_shown(mesh: Agent, consul: ConsulServer) -> None:
+    mesh.start()
+    mesh.configure(drain_timeout="soon")
+    status, answer = mesh.ask("POST", "/v1/reload")
+    assert status == 400
+    assert "drain_timeout" in answer["problems"][0]["path"]
+    assert mesh.status()["problems"] == answer["problems"]
+    assert "drain_timeout" in mesh.manager.status()
+    mesh.configure(drain_timeout=2)
+    assert mesh.ask("POST", "/v1/reload")[0] == 200
+    assert mesh.status()["problems"] == []
+
+
+def test_worker_settings_change_by_new_workers(mesh: Agent, consul: ConsulServer) -> None:
+    mesh.start()
+    (before,) = mesh.status()["workers"]
+    mesh.configure(http={"max_headers": 50})
+    assert mesh.ask("POST", "/v1/reload")[0] == 200
+
+    def replaced() -> bool:
+        status = mesh.status()
+        pids = [w["pid"] for w in status["workers"]]
+        return len(pids) == 1 and pids != [before["pid"]]
+
+    mesh.eventually(replaced, "a new worker")
+    assert mesh.status()["workers"][0]["restarts"] == 0
+
+
+def test_lost_registration_comes_back(consul: ConsulServer, mesh: Agent) -> None:
+    mesh.start()
+    mesh.eventually(lambda: serving(mesh), "registrations")
+    consul.put("/v1/agent/service/deregister/web-sidecar-proxy")
+    mesh.eventually(lambda: "web-sidecar-proxy" in registered(consul), "the registration")
+
+
+def test_wiped_consul_is_served_anew(consul: ConsulServer, mesh: Agent) -> None:
+    """New authority, nothing registered: everything is fetched and registered again."""
+    mesh.start()
+    mesh.eventually(lambda: serving(mesh), "registrations")
+    before = mesh.status()["trust_domain"]
+    consul.stop()
+    mesh.eventually(lambda: not mesh.status()["consul"]["reachable"], "the outage")
+    assert len(mesh.status()["upstreams"]) == 2
+    mesh.eventually(lambda: "Consul does not answer" in mesh.manager.status(), "the sentence", 1)
+    consul.start()
+    mesh.eventually(
+        lambda: mesh.status()["trust_domain"] != before and serving(mesh), "the new authority", 40
+    )
+    mesh.eventually(lambda: mesh.status()["consul"]["reachable"], "contact")
+    assert len(registered(consul)) == 4
+
+
+def test_restart_keeps_sockets_and_snapshot_without_consul(
+    space: Netns, consul: ConsulServer, mesh: Agent
+) -> None:
+    """A connection made while no agent runs waits in the socket's queue; the next agent serves
+    the last snapshot although Consul is gone."""
+    mesh.start()
+    mesh.eventually(lambda: serving(mesh), "registrations")
+    before = mesh.status()
+    port = mesh.service("api")["sidecar_port"]
+    consul.stop()
+    assert mesh.stop() == 0
+    waiting = socket.create_connection(("127.0.0.1", port), 2)
+    mesh.start()
+    after = mesh.status()
+    assert after["digest"] == before["digest"]
+    assert after["upstreams"] == before["upstreams"]
+    assert {s["identity"]["workers"] for s in after["services"]} == {1}
+    assert mesh.service("api")["sidecar_port"] == port
+    assert not after["consul"]["reachable"]
+    waiting.close()
+
+
+def test_start_without_consul_is_ready_and_captures_nothing(
+    space: Netns, consul: ConsulServer, mesh: Agent
+) -> None:
+    consul.stop()
+    mesh.start()
+    status = mesh.status()
+    assert not status["consul"]["reachable"]
+    assert status["services"][0]["identity"]["serial"] == ""
+    assert "inet fleetmesh" not in tables(space)
+    assert "Waiting for Consul" in mesh.manager.status()
+    assert mesh.page("/healthz")[0] == 200
+    assert mesh.page("/readyz")[0] == 503
+    consul.start()
+    mesh.eventually(lambda: serving(mesh), "registrations", 30)
+
+
+def test_invalid_settings_end_the_start_with_two(mesh: Agent, consul: ConsulServer) -> None:
+    mesh.configure(wurkers=3)
+    mesh.start(ready=False)
+    assert mesh.process is not None
+    assert mesh.process.wait(10) == 2
+    mesh.process = None
+    assert "wurkers" in mesh.log()
+
+
+def test_taken_port_ends_the_start_and_is_named(mesh: Agent, consul: ConsulServer) -> None:
+    with socket.create_server(("127.0.0.1", 15006)):
+        mesh.start(ready=False)
+        assert mesh.process is not None
+        assert mesh.process.wait(10) == 1
+    mesh.process = None
+    assert "15006" in mesh.log()
+
+
+def test_sick_application_is_an_endpoint_without_traffic(consul: ConsulServer, mesh: Agent) -> None:
+    """The alias check carries the application's health to its sidecar."""
+    mesh.declare(
+        "api",
+        8000,
+        user="games",
+        checks=[{"tcp": "127.0.0.1:8000", "interval": "1s", "status": "passing"}],
+    )
+    mesh.start()
+
+    def health() -> str:
+        upstreams = {u["service"]: u for u in mesh.status()["upstreams"]}
+        return str(upstreams["api"]["target"]["endpoints"][0]["health"])
+
+    mesh.eventually(lambda: serving(mesh) and health() == "critical", "the sick application")
+    with socket.create_server(("127.0.0.1", 8000)):
+        mesh.eventually(lambda: health() == "passing", "its recovery")
