@@ -5,7 +5,6 @@ Modules import what they need when their verb runs, so that the small verbs are 
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -49,10 +48,6 @@ def main() -> None:
     except AgentRefusedError as error:
         print(f"fleetmesh: {error}", file=sys.stderr)
         sys.exit(Exit.ERROR)
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nothing is left to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.OK)
     except OSError as error:
         print(f"fleetmesh: {error}", file=sys.stderr)
         sys.exit(Exit.ERROR)

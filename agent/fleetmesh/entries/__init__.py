@@ -5,6 +5,7 @@ from __future__ import annotations
 from fleetmesh.entries import (
     exported_services,
     ingress_gateway,
+    jwt_provider,
     mesh,
     proxy_defaults,
     service_defaults,
@@ -29,5 +30,6 @@ KINDS: dict[str, EntryKind] = {
         terminating_gateway,
         mesh,
         exported_services,
+        jwt_provider,
     )
 }

@@ -10,7 +10,7 @@ import msgspec
 from fleetmesh.settings.decode import Reader
 from fleetmesh.settings.kinds import Kind, Wrong, seconds_of, shown
 
-_ACRONYMS = {"http": "HTTP", "tls": "TLS", "sni": "SNI", "ca": "CA", "jwt": "JWT", "ttl": "TTL"}
+_ACRONYMS = {word.lower(): word for word in ("HTTP", "TLS", "SNI", "CA", "JWT", "JSON")}
 
 
 def consul_case(name: str) -> str:

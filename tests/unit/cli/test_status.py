@@ -1,0 +1,129 @@
+"""What somebody on call reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.unit.cli.conftest import Run, healthy
+from tests.unit.cli.fake_agent import FakeAgent
+
+from fleetmesh.model.problem import Problem
+from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status
+
+EXPECTED = """\
+fleetmesh 0.1.0 on shop1 (dc1)
+  agent         pid 4711, up 26h 3m
+  snapshot      generation 7, digest 0123456789abcdef
+  trust domain  11111111-2222-3333-4444-555555555555.consul
+  consul        reachable at http://127.0.0.1:8500, last answer 2.5s ago
+  capture       applied, 14 rules
+
+Services
+  service  port  protocol  mode    user         outbound  sidecar  consul
+  cart     7001  http      strict  cart (1001)  15100     21000    registered
+
+Identities
+  service  certificate left  workers  SPIFFE ID
+  cart     50h 0m of 72h 0m  2/2      \
+spiffe://11111111-2222-3333-4444-555555555555.consul/ns/default/dc/dc1/svc/cart
+
+Intentions
+  service  callers
+  cart     allow web => cart, deny * => cart
+  others: denied by default
+
+Upstreams
+  service  protocol  endpoint                address                              health    \
+weight  meta
+  api      http      api1/api-sidecar-proxy  10.77.0.3:21000 [2001:db8::3]:21000  passing   \
+1       v=1
+                     api2/api-sidecar-proxy  10.77.0.4:21000                      critical  1
+
+Workers
+  pid   generation  connections  memory  restarts
+  4712  7           12           40 MiB  0
+  4713  7           3            41 MiB  0
+"""
+
+
+def test_a_healthy_host(agent: FakeAgent, run: Run) -> None:
+    """Plain text in a pipe, nothing to complain of at the top."""
+    result = run("status")
+    assert result.stdout == EXPECTED
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_what_is_wrong_stands_at_the_top(agent: FakeAgent, run: Run) -> None:
+    sick = healthy(
+        problems=(Problem("/etc/fleetmesh/agent.yaml:3: workerz", "is not known", "Remove it"),),
+        consul=ConsulStatus("http://127.0.0.1:8500", False, 75.0, "connection refused"),
+        capture=CaptureStatus("unconfirmed", rules=14, undo_in=42.9),
+        workers=(),
+        upstreams=(),
+    )
+    agent.answers["GET", "/v1/status"] = (200, msgspec.to_builtins(sick))
+    lines = run("status").stdout.splitlines()
+    assert "  consul        NOT REACHABLE at http://127.0.0.1:8500, last answer 1m 15s ago" in lines
+    assert lines[6 : lines.index("Services")] == [
+        "error     configuration: /etc/fleetmesh/agent.yaml:3: workerz: is not known",
+        "          → Remove it",
+        (
+            "error     consul: http://127.0.0.1:8500 is not reachable (last answer: 1m 15s ago; "
+            "the last state is served on): connection refused"
+        ),
+        "          → Look at the local Consul agent: systemctl status consul",
+        "warning   capture: the rules undo themselves in 42s",
+        "          → fleetmesh capture confirm",
+        "error     workers: none is running",
+        "          → journalctl -u fleetmesh-agent tells why",
+        "",
+    ]
+
+
+def test_an_agent_that_knows_nothing_yet(agent: FakeAgent, run: Run) -> None:
+    """Started a moment ago, Consul silent: no empty tables, no traceback."""
+    young = healthy(
+        node="",
+        datacenter="",
+        trust_domain="",
+        generation=0,
+        digest="",
+        consul=ConsulStatus("http://127.0.0.1:8500", False, None),
+        services=(),
+        upstreams=(),
+    )
+    agent.answers["GET", "/v1/status"] = (200, msgspec.to_builtins(young))
+    result = run("status")
+    assert result.exit_code == 0
+    for line in (
+        "fleetmesh 0.1.0 on this host (datacenter not known yet)",
+        "  none declared",
+        "  none known",
+    ):
+        assert line in result.stdout.splitlines()
+
+
+def test_json_is_the_agents_own(agent: FakeAgent, run: Run) -> None:
+    result = run("status", "--json")
+    assert msgspec.json.decode(result.stdout, type=Status) == healthy()
+
+
+def test_the_snapshot_is_exported(agent: FakeAgent, run: Run, tmp_path: Path) -> None:
+    """To a file, whole or not at all, or to standard output."""
+    agent.answers["GET", "/v1/snapshot"] = (200, {"node": "shop1"})
+    target = tmp_path / "snapshot.json"
+    assert run("status", "--export", str(target)).stdout == ""
+    assert json.loads(target.read_text()) == {"node": "shop1"}
+    assert [path.name for path in tmp_path.glob("*snapshot*")] == ["snapshot.json"]
+    assert json.loads(run("status", "--export", "-").stdout) == {"node": "shop1"}
+
+
+@pytest.mark.parametrize("verb", ["status", "reload"])
+def test_no_agent_answers(run: Run, verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 3 comes from main(); here the one exception that it maps."""
+    result = run(verb)
+    assert type(result.exception).__name__ == "AgentUnreachableError"
+    assert str(result.exception).endswith("admin.sock: no such socket")
