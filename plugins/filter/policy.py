@@ -33,8 +33,7 @@ def policy_merge(documents):
             entries.append(document)
         entries += document.get("config_entries") or []
         intentions += document.get("intentions") or []
-    _once([_entry_name(entry) for entry in entries])
-    _once([_intention_name(intention) for intention in intentions])
+    _once([*map(_entry_name, entries), *map(_intention_name, intentions)])
     return {
         "config_entries": [
             {**entry, "Meta": {**MARK, **(entry.get("Meta") or {})}}
