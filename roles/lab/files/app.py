@@ -9,8 +9,9 @@ size=BYTES                 pad the answer by so many bytes
 stream=N                   N chunks instead of JSON, interval=SECONDS apart, size=BYTES each
 echo                       the request's body back, as it arrives
 
-A WebSocket on any path, and TCP on port + 1000, echo. /health answers 503 while the file
-/run/SERVICE/sick exists; everything else keeps answering. It knows nothing of a mesh.
+A parameter that is no number is answered with 400. A WebSocket on any path, and TCP on
+port + 1000, echo. /health answers 503 while the file /run/SERVICE/sick exists; everything else
+keeps answering. It knows nothing of a mesh.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ class App:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await _echo_websocket(request)
+        try:
+            return await self._answer(request)
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         query = request.query
         if "delay" in query:
             await asyncio.sleep(float(query["delay"]))
