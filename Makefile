@@ -28,6 +28,7 @@ PREREQUISITES := curl gcc git iproute2 libsystemd-dev mmdebstrap netcat-openbsd 
   openssh-client pkg-config procps python3-dev python3-venv systemd-container wrk
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help prereqs venv image lab-up lab-down rollout tour demo demo-up demo-shell demo-ui demo-down \
   lint types test-fast test-fleet test clean
 
@@ -48,10 +49,11 @@ prereqs: ## install the Debian packages that are missing
 	fi
 
 venv: $(VENV_STAMP) $(COLLECTION) ## make the Python environment (.venv)
+	@:
 
 $(VENV_STAMP):
 	$(call step,Python environment in .venv (a minute the first time))
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -e '.[dev]' \
 	  | sed -u -n 's/^\(Collecting\|Building\|Installing\|Successfully\) \([^ ]*\).*/  \1 \2/p'
 	@rm -f $(VENV)/.made-for-* && touch $@
