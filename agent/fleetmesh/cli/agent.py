@@ -15,6 +15,6 @@ def agent(
     Meant for fleetmesh-agent.service, which keeps its sockets open across restarts and gives it
     the one capability that it needs. SIGTERM drains and stops it, SIGHUP reloads its settings.
     """
-    from fleetmesh.process import controller
+    from fleetmesh.process.controller import run
 
-    raise typer.Exit(controller.run(agent_file, services_dir))
+    raise typer.Exit(run(agent_file, services_dir))

@@ -61,7 +61,7 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_target_bytes: Annotated[int, kinds.TARGET_BYTES] = 16 * 1024
     head_timeout: Timeout = 10.0
     idle_timeout: Timeout = 300.0
-    request_timeout: Timeout = 15.0
+    request_timeout: Annotated[float, kinds.DEADLINE] = 15.0
 
 
 class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
