@@ -44,6 +44,8 @@ class Downstream(RequestHead, asyncio.Protocol):
         "_decoder",
         "_ended",
         "_fed",
+        "_line",
+        "_line_done",
         "_parser",
         "_paused",
         "_remaining",
@@ -86,6 +88,8 @@ class Downstream(RequestHead, asyncio.Protocol):
         self._decoder: ChunkedDecoder | None = None
         self._ended = False
         self._fed = 0
+        self._line = b""
+        self._line_done = False
         self._parser: httptools.HttpRequestParser | None = None
         self._paused = 0
         self._remaining = 0
@@ -179,6 +183,8 @@ class Downstream(RequestHead, asyncio.Protocol):
             parser = self._parser = httptools.HttpRequestParser(self)
             self._fed = 0
             self._tail = b""
+            self._line = b""
+            self._line_done = False
             self.phase = HEAD
             self.deadline = plane.now + plane.http.head_timeout
             self.started = time.monotonic()
@@ -189,6 +195,9 @@ class Downstream(RequestHead, asyncio.Protocol):
         self._tail = b"" if whole else (tail + data)[-3:]
         self._fed += len(piece)
         excess = self._fed - plane.http.max_head_bytes
+        if not self._line_done and not self._is_http(piece):
+            self.refuse(Refusal.MALFORMED)
+            return b""
         try:
             parser.feed_data(piece if excess <= 0 else piece[:-excess])
         except httptools.HttpParserUpgrade:
@@ -209,6 +218,17 @@ class Downstream(RequestHead, asyncio.Protocol):
                 return b""
             self._settle_head(parser)
         return data[end + 4 :] if whole else b""
+
+    def _is_http(self, piece: bytes) -> bool:
+        """False once the request line names another protocol: llhttp takes RTSP and ICE too."""
+        line = (self._line + piece if self._line else piece).lstrip(b"\r\n")
+        end = line.find(b"\r\n")
+        if end < 0:
+            self._line = line
+            return True
+        self._line = b""
+        self._line_done = True
+        return line[end - 8 : end - 3] == b"HTTP/"
 
     def _settle_head(self, parser: httptools.HttpRequestParser) -> None:
         plane = self.plane

@@ -35,6 +35,7 @@ class Upstream(ResponseHead, asyncio.Protocol):
     current answer has come."""
 
     __slots__ = (
+        "_begun",
         "_decoder",
         "_exchange",
         "_fed",
@@ -63,6 +64,7 @@ class Upstream(ResponseHead, asyncio.Protocol):
         self.answering = False
         self._exchange: Exchange | None = None
         self._parser: httptools.HttpResponseParser | None = None
+        self._begun = False
         self._decoder: ChunkedDecoder | None = None
         self._fed = 0
         self._held = False
@@ -194,6 +196,12 @@ class Upstream(ResponseHead, asyncio.Protocol):
             parser = self._parser = httptools.HttpResponseParser(self)
             self._fed = 0
             self._tail = b""
+            self._begun = False
+        if not self._begun and (line := data.lstrip(b"\r\n")):
+            self._begun = True
+            if line[:1] != b"H":  # llhttp takes RTSP/ and ICE/ too
+                self._fail(Refusal.UPSTREAM_MALFORMED, "not HTTP")
+                return b""
         tail = self._tail
         end = (tail + data).find(_HEAD_END) - len(tail) if tail else data.find(_HEAD_END)
         whole = end + len(tail) >= 0

@@ -1,0 +1,94 @@
+"""The smallest mesh: `web` calls `api` through two worker processes, both on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fleetmesh.edge.tls import client_context
+from fleetmesh.model.identity import Intention
+from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.model.traffic import Protocol
+from fleetmesh.settings import WorkerSettings
+from tests.support.ca import Authority
+from tests.support.worker import (
+    WorkerProcess,
+    inbound,
+    listening,
+    local_service,
+    outbound,
+    port_of,
+    snapshot,
+    upstream,
+)
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Mesh:
+    """`caller` serves web's outbound port, `callee` api's sidecar."""
+
+    authority: Authority
+    caller: WorkerProcess
+    callee: WorkerProcess
+    outbound_port: int
+    sidecar_port: int
+    publish: Callable[..., Awaitable[None]]
+
+    async def call(self) -> Streams:
+        """As web, through both workers."""
+        return await asyncio.open_connection("127.0.0.1", self.outbound_port, limit=1 << 20)
+
+    async def call_inbound(self, source: str = "web") -> Streams:
+        """As a foreign sidecar of `source` would: TLS to api's sidecar port."""
+        return await asyncio.open_connection(
+            "127.0.0.1", self.sidecar_port, ssl=self.context(source), limit=1 << 20
+        )
+
+    def context(self, source: str) -> ssl.SSLContext:
+        return client_context([self.authority.root], self.authority.leaf(source))
+
+
+@asynccontextmanager
+async def mesh(
+    application: Handler,
+    *,
+    protocol: Protocol = Protocol.HTTP,
+    settings: WorkerSettings | None = None,
+) -> AsyncIterator[Mesh]:
+    """`application` handles the connections to api."""
+    authority = Authority()
+    leaves = {name: authority.leaf(name) for name in ("web", "api")}
+    server = await asyncio.start_server(application, "127.0.0.1", 0)
+    app_port = server.sockets[0].getsockname()[1]
+    out, side = listening(), listening()
+
+    def state(intentions: tuple[Intention, ...]) -> Snapshot:
+        return snapshot(
+            authority,
+            (
+                local_service("web", 1, leaves["web"]),
+                local_service(
+                    "api", app_port, leaves["api"], protocol=protocol, intentions=intentions
+                ),
+            ),
+            (upstream("api", port_of(side), protocol=protocol),),
+        )
+
+    async with WorkerProcess(0, settings) as caller, WorkerProcess(1, settings) as callee:
+
+        async def publish(*intentions: Intention) -> None:
+            what = state(intentions)
+            assert not (await caller.publish(what, {outbound("web", "api"): out})).error
+            assert not (await callee.publish(what, {inbound("api"): side})).error
+
+        await publish()
+        yield Mesh(authority, caller, callee, port_of(out), port_of(side), publish)
+    out.close()
+    side.close()
+    server.close()
