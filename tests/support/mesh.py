@@ -8,11 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from fleetmesh.edge.tls import client_context
-from fleetmesh.model.identity import Intention
-from fleetmesh.model.snapshot import Snapshot
-from fleetmesh.model.traffic import Protocol
-from fleetmesh.settings import WorkerSettings
 from tests.support.ca import Authority
 from tests.support.worker import (
     WorkerProcess,
@@ -24,6 +19,12 @@ from tests.support.worker import (
     snapshot,
     upstream,
 )
+
+from fleetmesh.edge.tls import client_context
+from fleetmesh.model.identity import Intention
+from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.model.traffic import Protocol
+from fleetmesh.settings import WorkerSettings
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -92,3 +93,21 @@ async def mesh(
     out.close()
     side.close()
     server.close()
+
+
+@asynccontextmanager
+async def mesh_to(port: int) -> AsyncIterator[Mesh]:
+    """A mesh whose api is whatever listens on `port` already."""
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                sink.write(data)
+            sink.close()
+
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    async with mesh(forward) as running:
+        yield running
