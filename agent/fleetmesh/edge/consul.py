@@ -2,7 +2,7 @@
 
 py-consul's aiohttp transport carries the requests; its endpoint methods are not used, because
 they know neither `index` on certificates nor `cached`, nor the whole body of a registration
-(docs/adr/0005-consul-client.md).
+(docs/adr/0004-consul-client.md).
 """
 
 from __future__ import annotations

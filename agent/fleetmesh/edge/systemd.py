@@ -52,7 +52,10 @@ def take_inherited() -> dict[str, int]:
     that no child takes them for its own, and they are closed on exec.
     """
     taken: dict[str, int] = {}
-    for fd, name in daemon.listen_fds_with_names(True).items():
+    passed = daemon.listen_fds_with_names(True)
+    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(variable, None)  # the C library's unsetenv does not reach os.environ
+    for fd, name in passed.items():
         os.set_inheritable(fd, False)
         if name in taken:
             os.close(taken[name])

@@ -81,7 +81,10 @@ class Sockets:
             if name in self._open and self._open[name][0] == one:
                 continue
             try:
-                sock = self._take(name, one.address) or _bind(one.address)
+                sock = self._take(name, one.address)
+                if sock is None:
+                    sock = _bind(one.address)
+                    systemd.store(name, sock.fileno())
             except OSError as error:
                 if one.address.family is socket.AF_INET6 and error.errno in _NO_IPV6:
                     continue
@@ -96,7 +99,6 @@ class Sockets:
             if (before := self._open.pop(name, None)) is not None:
                 before[1].close()
             self._open[name] = (one, sock)
-            systemd.store(name, sock.fileno())
         return problems
 
     def close_unwanted(self, wanted: tuple[Wanted, ...]) -> None:

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from fleetmesh.edge import admin
+from fleetmesh.model.identity import SpiffeId
+from fleetmesh.model.problem import Problem
+from fleetmesh.model.snapshot import Leaf, LocalService, Mode, Snapshot
+from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status
+from fleetmesh.model.traffic import Protocol
+
+SNAPSHOT = Snapshot(
+    trust_domain="td",
+    datacenter="dc1",
+    node="n",
+    roots=("ROOT",),
+    services=(
+        LocalService(
+            "web",
+            "web",
+            "127.0.0.1",
+            8080,
+            Protocol.HTTP,
+            Mode.STRICT,
+            SpiffeId("td", "dc1", "web"),
+            leaf=Leaf("01", 0.0, 1.0, "CHAIN", "SECRET"),
+        ),
+    ),
+    upstreams=(),
+)
+
+
+class FakeAgent:
+    def __init__(self) -> None:
+        self.serves: Snapshot | None = SNAPSHOT
+        self.problems: Sequence[Problem] = ()
+        self.asked: list[float | None] = []
+
+    async def status(self) -> Status:
+        capture = CaptureStatus("applied")
+        consul = ConsulStatus("http://c", True, 1.0)
+        return Status("1", 1, 1.0, "n", "dc1", "td", 1, "d", consul, capture, (), (), ())
+
+    def snapshot(self) -> Snapshot | None:
+        return self.serves
+
+    async def capture_view(self) -> Any:
+        raise RuntimeError("the kernel is not readable")
+
+    async def capture_apply(self, confirm_within: float | None) -> Any:
+        self.asked.append(confirm_within)
+        return CaptureStatus("unconfirmed", undo_in=confirm_within)
+
+    async def capture_confirm(self) -> bool:
+        return True
+
+    async def capture_remove(self) -> Any:
+        return CaptureStatus("removed")
+
+    async def reload(self) -> Sequence[Problem]:
+        return self.problems
+
+
+@pytest.fixture
+def agent() -> FakeAgent:
+    return FakeAgent()
+
+
+@pytest.fixture
+async def client(agent: FakeAgent) -> AsyncIterator[TestClient[Any, Any]]:
+    async with TestClient(TestServer(admin.application(agent))) as client:
+        yield client
+
+
+async def test_snapshot_leaves_without_its_keys(client: TestClient[Any, Any]) -> None:
+    answer = await client.get("/v1/snapshot")
+    text = await answer.text()
+    assert "SECRET" not in text
+    assert '"CHAIN"' in text
+
+
+async def test_no_snapshot_yet_is_told(client: TestClient[Any, Any], agent: FakeAgent) -> None:
+    agent.serves = None
+    assert (await client.get("/v1/snapshot")).status == 503
+
+
+async def test_status_is_json(client: TestClient[Any, Any]) -> None:
+    assert (await (await client.get("/v1/status")).json())["consul"]["address"] == "http://c"
+
+
+@pytest.mark.parametrize(("body", "seconds"), [({"confirm": 5}, 5), ({}, None), (None, None)])
+async def test_capture_is_applied_with_its_patience(
+    client: TestClient[Any, Any], agent: FakeAgent, body: Any, seconds: float | None
+) -> None:
+    answer = (
+        await client.post("/v1/capture/apply", json=body)
+        if body is not None
+        else (await client.post("/v1/capture/apply"))
+    )
+    assert answer.status == 200
+    assert agent.asked == [seconds]
+
+
+@pytest.mark.parametrize("body", ['{"confirm": -1}', '{"confirm": true}', "[]", "{", '"5"'])
+async def test_wrong_bodies_are_refused_in_json(
+    client: TestClient[Any, Any], agent: FakeAgent, body: str
+) -> None:
+    answer = await client.post("/v1/capture/apply", data=body)
+    assert answer.status == 400
+    assert "error" in await answer.json()
+    assert agent.asked == []
+
+
+async def test_reload_tells_its_problems(client: TestClient[Any, Any], agent: FakeAgent) -> None:
+    assert (await client.post("/v1/reload")).status == 200
+    agent.problems = (Problem("agent.yaml:1: x", "wrong", "mend it"),)
+    answer = await client.post("/v1/reload")
+    assert answer.status == 400
+    assert (await answer.json())["problems"][0]["remedy"] == "mend it"
+
+
+async def test_defects_and_unknown_paths_answer_in_json(client: TestClient[Any, Any]) -> None:
+    answer = await client.get("/v1/capture")
+    assert answer.status == 500
+    assert "not readable" in (await answer.json())["error"]
+    assert "error" in await (await client.get("/v1/nothing")).json()

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from fleetmesh.edge.metrics import Figures, render
+from fleetmesh.model.report import (
+    BUCKETS,
+    ConnectionCount,
+    Direction,
+    Latency,
+    RefusalCount,
+    Report,
+    RequestCount,
+)
+
+OUT, PLAIN = Direction.OUTBOUND, Direction.PLAIN
+FIGURES = Figures(
+    version="1.2.3",
+    traffic=Report(
+        pid=0,
+        generation=0,
+        requests=(RequestCount(OUT, "web", "api", 200, 7),),
+        connections=(ConnectionCount(OUT, "web", "api", "http", 3, 1, 100, 50),),
+        refusals=(RefusalCount(PLAIN, "", "api", "plaintext", 2),),
+        latencies=(Latency(OUT, "api", (*(1 for _ in BUCKETS), 2), 12.5),),
+    ),
+    expiries={"web": 3600.5},
+    generations={1: 4, 2: 5},
+    last_contact=1.5,
+    consul_up=True,
+    worker_restarts=1,
+    capture_applied=False,
+)
+
+
+def samples(figures: Figures) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """As Prometheus reads the page."""
+    families = text_string_to_metric_families(render(figures).decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for f in families for s in f.samples}
+
+
+def labels(**more: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(more.items()))
+
+
+def test_every_figure_stands_on_the_page() -> None:
+    found = samples(FIGURES)
+    call = {"direction": "outbound", "source": "web", "destination": "api"}
+    assert found["fleetmesh_build_info", labels(version="1.2.3")] == 1
+    assert found["fleetmesh_requests_total", labels(**call, code="200")] == 7
+    assert found["fleetmesh_connections_total", labels(**call, kind="http")] == 3
+    assert found["fleetmesh_connections_active", labels(**call, kind="http")] == 1
+    assert found["fleetmesh_bytes_total", labels(**call, kind="http", flow="sent")] == 100
+    assert found["fleetmesh_bytes_total", labels(**call, kind="http", flow="received")] == 50
+    plain = {"direction": "plain", "source": "", "destination": "api"}
+    assert found["fleetmesh_refusals_total", labels(**plain, reason="plaintext")] == 2
+    assert found["fleetmesh_certificate_expiry_seconds", labels(service="web")] == 3600.5
+    assert found["fleetmesh_snapshot_generation", labels(worker="2")] == 5
+    assert found["fleetmesh_consul_last_contact_seconds", ()] == 1.5
+    assert found["fleetmesh_consul_up", ()] == 1
+    assert found["fleetmesh_worker_restarts_total", ()] == 1
+    assert found["fleetmesh_capture_applied", ()] == 0
+
+
+def test_buckets_are_cumulative_and_end_in_the_count() -> None:
+    found = samples(FIGURES)
+    name = "fleetmesh_request_duration_seconds"
+    who = {"direction": "outbound", "destination": "api"}
+    assert found[f"{name}_bucket", labels(**who, le="0.001")] == 1
+    assert found[f"{name}_bucket", labels(**who, le="10.0")] == len(BUCKETS)
+    assert found[f"{name}_count", labels(**who)] == len(BUCKETS) + 2
+    assert found[f"{name}_sum", labels(**who)] == 12.5

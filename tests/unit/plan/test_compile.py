@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from tests.support.answers import NOON, TRUST, chain, instance, leaf
+
+from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.model.traffic import Endpoint, Health, Protocol, Upstream
+from fleetmesh.plan.answers import (
+    Instance,
+    IntentionEntry,
+    Root,
+    Roots,
+)
+from fleetmesh.plan.chain import InstanceQuery
+from fleetmesh.plan.compile import Compiled, compile_snapshot
+from fleetmesh.plan.observed import Observed
+from fleetmesh.settings import ServiceSettings, Settings
+
+SETTINGS = Settings(address="10.0.0.1", services=(ServiceSettings(name="web", port=8080),))
+
+
+def observed(*instances: Instance, **more: Any) -> Observed:
+    fields: dict[str, Any] = {
+        "datacenter": "dc1",
+        "node": "n",
+        "roots": Roots(TRUST.upper(), [Root("ROOT", active=True), Root("OLD")]),
+        "intentions": (),
+        "default_allow": False,
+        "catalog": frozenset({"consul", "api", "api-sidecar-proxy"}),
+        "chains": {"api": chain("api"), "web": chain("web")},
+        "instances": {InstanceQuery("api"): instances},
+        "leaves": {"web": leaf("web")},
+    }
+    return Observed(**(fields | more))
+
+
+def compiled(
+    seen: Observed, settings: Settings = SETTINGS, previous: Snapshot | None = None
+) -> Compiled:
+    result = compile_snapshot(settings, seen, previous)
+    assert isinstance(result, Compiled), result
+    return result
+
+
+def api(seen: Observed) -> Upstream:
+    (upstream,) = compiled(seen).snapshot.upstreams
+    return upstream
+
+
+def endpoint(one: Instance) -> Endpoint:
+    return api(observed(one)).target.endpoints[0]
+
+
+@pytest.mark.parametrize("missing", ["roots", "intentions", "default_allow", "catalog"])
+def test_no_snapshot_without(missing: str) -> None:
+    """Nothing is served on a guess: no roots, no policy, no catalog, no snapshot."""
+    problems = compile_snapshot(SETTINGS, replace(observed(), **{missing: None}))
+    assert isinstance(problems, list)
+    assert len(problems) == 1
+
+
+def test_local_service_has_identity_leaf_and_all_roots() -> None:
+    snapshot = compiled(observed()).snapshot
+    (web,) = snapshot.services
+    assert str(web.spiffe_id) == f"spiffe://{TRUST}/ns/default/dc/dc1/svc/web"
+    assert web.leaf is not None
+    assert (web.leaf.not_before, web.leaf.key) == (NOON.timestamp(), "KEY")
+    assert snapshot.roots == ("ROOT", "OLD")
+    assert snapshot.trust_domain == TRUST
+
+
+def test_leaf_not_yet_fetched_is_the_previous_one_of_the_same_identity() -> None:
+    before = compiled(observed()).snapshot
+    without = observed(leaves={})
+    assert compiled(without).snapshot.services[0].leaf is None
+    assert compiled(without, previous=before).snapshot.services[0].leaf is not None
+    other = replace(without, roots=Roots("other.consul", [Root("ROOT")]))
+    assert compiled(other, previous=before).snapshot.services[0].leaf is None
+
+
+def test_declared_protocol_wins_over_service_defaults() -> None:
+    declared = replace(SETTINGS.services[0], protocol=Protocol.TCP)
+    snapshot = compiled(observed(), replace(SETTINGS, services=(declared,))).snapshot
+    assert snapshot.services[0].protocol is Protocol.TCP
+    assert compiled(observed()).snapshot.services[0].protocol is Protocol.HTTP
+
+
+@pytest.mark.parametrize(
+    ("protocol", "served"),
+    [("http", "http"), ("tcp", "tcp"), ("http2", "tcp"), ("grpc", "tcp"), ("", "tcp")],
+)
+def test_protocols_newer_than_http_are_carried_as_tcp(protocol: str, served: str) -> None:
+    chains = {"api": chain("api", protocol), "web": chain("web")}
+    assert api(observed(instance(), chains=chains)).protocol == served
+
+
+@pytest.mark.parametrize(
+    ("checks", "weights", "health", "weight"),
+    [
+        (("passing", "passing"), {}, Health.PASSING, 1),
+        ((), {}, Health.PASSING, 1),
+        (("passing", "critical"), {}, Health.CRITICAL, 1),
+        (("passing", "warning"), {"Passing": 10, "Warning": 2}, Health.WARNING, 2),
+        (("critical", "warning"), {"Passing": 10, "Warning": 2}, Health.CRITICAL, 10),
+        (("passing",), {"Passing": 0, "Warning": 1}, Health.CRITICAL, 1),
+        (("passing",), {"Passing": 1000, "Warning": 1}, Health.PASSING, 128),
+    ],
+)
+def test_health_and_weight(
+    checks: tuple[str, ...], weights: dict[str, int], health: Health, weight: int
+) -> None:
+    """Critical gets nothing, warning its own weight, a weight below one nothing, at most 128."""
+    found = endpoint(instance(checks=checks, Weights=weights))
+    assert (found.health, found.weight) == (health, weight)
+
+
+def test_address_of_the_service_wins_over_the_nodes() -> None:
+    assert endpoint(instance()).address == "10.0.0.1"
+    there = endpoint(
+        instance(
+            Address="192.0.2.7",
+            TaggedAddresses={"lan_ipv6": {"Address": "2001:db8::7", "Port": 21000}},
+        )
+    )
+    assert (there.address, there.address6) == ("192.0.2.7", "2001:db8::7")
+
+
+def test_destinations_are_every_address_with_the_applications_port() -> None:
+    """In the text form that sockets report, virtual address included; names are none."""
+    upstream = api(
+        observed(
+            instance(
+                Address="192.0.2.7",
+                TaggedAddresses={
+                    "lan_ipv6": {"Address": "2001:DB8:0::7", "Port": 21000},
+                    "consul-virtual": {"Address": "240.0.0.1", "Port": 21000},
+                    "wan": {"Address": "203.0.113.9", "Port": 21000},
+                },
+            ),
+            instance(number=2, Address="host.example"),
+        )
+    )
+    assert upstream.destinations == (
+        ("192.0.2.7", 8000),
+        ("2001:db8::7", 8000),
+        ("240.0.0.1", 8000),
+    )
+
+
+def test_destination_of_two_services_belongs_to_one_and_is_told() -> None:
+    both = observed(
+        catalog=frozenset({"api", "db"}),
+        chains={"api": chain("api"), "db": chain("db")},
+        instances={
+            InstanceQuery("api"): (instance("api"),),
+            InstanceQuery("db"): (instance("db"),),
+        },
+    )
+    result = compiled(both)
+    owners = {u.service: u.destinations for u in result.snapshot.upstreams}
+    assert owners == {"api": (("10.0.0.1", 8000),), "db": ()}
+    assert [w.path for w in result.warnings] == ["catalog: db"]
+
+
+def test_redirect_leads_to_the_other_services_instances_and_identity() -> None:
+    """The destinations stay the called service's, the identity to be proven is the target's."""
+    seen = observed(
+        chains={"api": chain("api", Service="api-next")},
+        instances={
+            InstanceQuery("api"): (instance("api"),),
+            InstanceQuery("api-next"): (instance("api-next", 5),),
+        },
+    )
+    upstream = api(seen)
+    assert upstream.destinations == (("10.0.0.1", 8000),)
+    assert [e.address for e in upstream.target.endpoints] == ["10.0.0.5"]
+    assert upstream.target.spiffe_id.service == "api-next"
+
+
+def test_redirect_has_no_endpoint_before_its_instances_are_known() -> None:
+    """Never those of another identity."""
+    seen = observed(instance(), chains={"api": chain("api", Service="api-next")})
+    assert api(seen).target.endpoints == ()
+
+
+def test_default_subset_asks_with_its_filter_and_only_passing() -> None:
+    subset = {"Filter": "Service.Meta.version == v2", "OnlyPassing": True}
+    query = InstanceQuery("api", "", "Service.Meta.version == v2")
+    seen = observed(
+        chains={"api": chain("api", Subset=subset, ServiceSubset="v2")},
+        instances={
+            InstanceQuery("api"): (instance(), instance(number=2)),
+            query: (instance(number=2, checks=("warning",)),),
+        },
+    )
+    (only,) = api(seen).target.endpoints
+    assert (only.id, only.health) == ("node2/api-sidecar-proxy", Health.CRITICAL)
+
+
+def test_service_without_sidecars_is_no_upstream() -> None:
+    assert compiled(observed()).snapshot.upstreams == ()
+
+
+def test_intentions_of_the_destination_highest_precedence_first() -> None:
+    entries = (
+        IntentionEntry("*", "*", "deny", 5),
+        IntentionEntry("*", "web", "deny", 8),
+        IntentionEntry("shop", "web", "allow", 9),
+        IntentionEntry("shop", "other", "allow", 9),
+        IntentionEntry("shop", "*", "allow", 6),
+    )
+    (web,) = compiled(observed(intentions=entries)).snapshot.services
+    assert [str(i) for i in web.intentions] == [
+        "allow shop => web",
+        "deny * => web",
+        "allow shop => *",
+        "deny * => *",
+    ]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        IntentionEntry("web", "web", "allow", 9, source_peer="other-cluster"),
+        IntentionEntry("web", "web", "allow", 9, source_namespace="team"),
+    ],
+)
+def test_intention_of_a_foreign_source_does_not_speak_of_ours(entry: IntentionEntry) -> None:
+    (web,) = compiled(observed(intentions=(entry,))).snapshot.services
+    assert web.intentions == ()
+
+
+@pytest.mark.parametrize("action", ["", "audit"])
+def test_intention_without_a_known_action_denies(action: str) -> None:
+    result = compiled(observed(intentions=(IntentionEntry("shop", "web", action, 9),)))
+    assert [str(i) for i in result.snapshot.services[0].intentions] == ["deny shop => web"]
+    assert len(result.warnings) == 1
+
+
+def test_equal_observations_compile_to_equal_snapshots() -> None:
+    """The order of Consul's answers is no change."""
+    one, two = instance(number=1, Meta={"a": "1", "b": "2"}), instance(number=2)
+    swapped = instance(number=1, Meta={"b": "2", "a": "1"})
+    assert api(observed(one, two)) == api(observed(two, swapped))

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from fleetmesh.model.report import (
+    BUCKETS,
+    ConnectionCount,
+    Direction,
+    Latency,
+    RefusalCount,
+    Report,
+    RequestCount,
+)
+from fleetmesh.plan.totals import retire, total
+
+OUT = Direction.OUTBOUND
+
+
+def report(number: int) -> Report:
+    counts = tuple(number for _ in range(len(BUCKETS) + 1))
+    return Report(
+        pid=number,
+        generation=number,
+        requests=(RequestCount(OUT, "web", "api", 200, number),),
+        connections=(ConnectionCount(OUT, "web", "api", "http", number, 1, 10 * number, 5),),
+        refusals=(RefusalCount(OUT, "web", "api", "denied", number),),
+        latencies=(Latency(OUT, "api", counts, number / 10),),
+    )
+
+
+def test_sums_by_label() -> None:
+    other = Report(pid=9, generation=9, requests=(RequestCount(OUT, "web", "api", 503, 1),))
+    whole = total((report(1), report(2), other))
+    assert [(r.status, r.count) for r in whole.requests] == [(200, 3), (503, 1)]
+    assert whole.connections == (ConnectionCount(OUT, "web", "api", "http", 3, 2, 30, 10),)
+    assert whole.refusals == (RefusalCount(OUT, "web", "api", "denied", 3),)
+    assert whole.latencies[0].counts == (3,) * (len(BUCKETS) + 1)
+    assert round(whole.latencies[0].total, 6) == 0.3
+
+
+def test_totals_never_go_down_when_a_worker_dies() -> None:
+    before = total((report(1), report(2)))
+    after = total((report(1), retire(report(2))))
+    assert after.requests == before.requests
+    assert after.connections[0].opened == before.connections[0].opened
+    assert after.connections[0].active == before.connections[0].active - 1
