@@ -30,7 +30,7 @@ PREREQUISITES := curl gcc git iproute2 libsystemd-dev mmdebstrap netcat-openbsd 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help prereqs venv image lab-up lab-down rollout tour demo demo-up demo-shell demo-ui demo-down \
-  lint types test-fast test-fleet test clean
+  lint types sanity test-fast test-fleet test clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
@@ -115,6 +115,10 @@ types: venv ## mypy --strict
 	@$(BIN)/mypy
 	@MYPYPATH=roles/lab/files $(BIN)/mypy -p fleetlab
 	@$(BIN)/mypy roles/lab/files/app.py
+
+sanity: venv ## ansible-test sanity over the collection's plugins
+	$(call step,Sanity of the collection's plugins)
+	@tools/sanity
 
 test-fast: venv ## lint, types and every test that needs no hosts
 	@tools/run-tests fast

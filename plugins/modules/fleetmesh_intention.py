@@ -1,7 +1,6 @@
 #!/usr/bin/python
 # Copyright (c) 2026 the fleetmesh authors
 # SPDX-License-Identifier: Apache-2.0
-# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt) compatible
 """Allow or deny one service's calls to another, or say nothing about them."""
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 #!/usr/bin/python
 # Copyright (c) 2026 the fleetmesh authors
 # SPDX-License-Identifier: Apache-2.0
-# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt) compatible
 """Every config entry and intention that Consul holds."""
 
 from __future__ import annotations
