@@ -93,7 +93,7 @@ class CaptureKeeper:
             if self._switch.pending is None:
                 return False
             self._switch = switch.confirm(self._switch)
-            await self._save()
+            await self._save(self._in_force, self._switch)
             log.info("capture rules confirmed", extra=_fields("confirmed", self._in_force))
             return True
 
@@ -151,7 +151,9 @@ class CaptureKeeper:
         while True:
             interval = PENDING_INTERVAL if self._switch.pending else REPAIR_INTERVAL
             try:
-                await asyncio.wait_for(self._armed.wait(), interval)
+                # Not wait_for: before Python 3.12 it loses a cancellation that meets the event.
+                async with asyncio.timeout(interval):
+                    await self._armed.wait()
             except TimeoutError:
                 pass
             self._armed.clear()
@@ -173,18 +175,15 @@ class CaptureKeeper:
         A deadline is on disk before the rules are in the kernel, so that they are undone even if
         this process dies in between.
         """
-        before = self._switch, self._in_force
-        self._switch, self._in_force = after, target
         if after.pending is not None:
-            await self._save()
-            self._armed.set()
+            await self._save(target, after)
         changed = await self._put(target)
         if changed is None:
-            self._switch, self._in_force = before
             self._refused = target
         else:
-            self._refused = None
-        await self._save()
+            self._refused, self._in_force, self._switch = None, target, after
+            self._armed.set()
+        await self._save(self._in_force, self._switch)
         if changed:
             _log_move(event, after, target, boottime())
 
@@ -204,10 +203,10 @@ class CaptureKeeper:
         self._error, self._drift = "", False
         return changed
 
-    async def _save(self) -> None:
-        if self._saved != (self._in_force, self._switch):
-            self._saved = (self._in_force, self._switch)
-            await asyncio.to_thread(self._files.save, *self._saved)
+    async def _save(self, in_force: Inputs, state: Switch) -> None:
+        if self._saved != (in_force, state):
+            self._saved = (in_force, state)
+            await asyncio.to_thread(self._files.save, in_force, state)
 
 
 def boottime() -> float:
