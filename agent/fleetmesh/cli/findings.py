@@ -42,12 +42,18 @@ def worst(findings: Iterable[Finding]) -> Level:
 
 def of_status(status: Status) -> list[Finding]:
     """Everything that the status alone tells, good and bad."""
+    if status.services and not status.generation and not status.consul.reachable:
+        # One cause, one finding: without Consul no service has anything yet.
+        names = ", ".join(service.name for service in status.services)
+        services = [Finding(Level.WARNING, "services", f"{names} wait for Consul")]
+    else:
+        services = [found for service in status.services for found in _service(service, status)]
     return [
         *_configuration(status),
         _consul(status),
         _capture(status.capture),
         *_workers(status),
-        *(finding for service in status.services for finding in _service(service, status)),
+        *services,
     ]
 
 
@@ -61,16 +67,19 @@ def _configuration(status: Status) -> Iterator[Finding]:
 def _consul(status: Status) -> Finding:
     consul = status.consul
     if consul.reachable and (consul.last_contact or 0.0) < CONTACT_IS_OLD:
-        return Finding(Level.OK, "consul", f"{consul.address} answers")
-    since = "never answered" if consul.last_contact is None else f"{span(consul.last_contact)} ago"
+        return Finding(Level.OK, "consul", f"the agent hears from {consul.address}")
     why = f": {consul.error}" if consul.error else ""
-    known = "the last state is served on" if status.generation else "nothing is served yet"
+    if consul.last_contact is None:
+        last = "has not answered so far"
+    else:
+        last = f"last answered {span(consul.last_contact)} ago"
     if consul.reachable:
-        return Finding(Level.WARNING, "consul", f"{consul.address} last answered {since}{why}")
+        return Finding(Level.WARNING, "consul", f"{consul.address} {last}{why}")
+    known = "the last state is served on" if status.generation else "nothing is served yet"
     return Finding(
         Level.ERROR,
         "consul",
-        f"{consul.address} is not reachable (last answer: {since}; {known}){why}",
+        f"{consul.address} {last}, {known}{why}",
         "Look at the local Consul agent: systemctl status consul",
     )
 
@@ -122,12 +131,13 @@ def _workers(status: Status) -> Iterator[Finding]:
             "journalctl -u fleetmesh-agent tells why",
         )
     if not behind:
-        yield Finding(Level.OK, "workers", f"{len(serving)} serve generation {status.generation}")
+        what = f"serve generation {status.generation}" if status.generation else "wait"
+        yield Finding(Level.OK, "workers", f"{len(serving)} {what}")
 
 
 def _service(service: ServiceStatus, status: Status) -> Iterator[Finding]:
     subject = f"service {service.name}"
-    if not service.registered:
+    if not service.registered and status.consul.reachable:
         yield Finding(
             Level.ERROR,
             subject,

@@ -15,6 +15,7 @@ from fleetmesh.model.status import ServiceStatus, Status, WorkerStatus
 from fleetmesh.model.traffic import Endpoint, Upstream
 
 PIPE_WIDTH = 180
+INDENT = 2
 _STYLES = {
     Level.OK: "green",
     Level.SKIPPED: "dim",
@@ -111,7 +112,7 @@ class _Page:
         table = _grid()
         for name, value in rows:
             table.add_row(Text(name, style="dim"), Text(value))
-        self._console.print(Padding(table, (0, 0, 0, 2)))
+        self._console.print(Padding(table, (0, 0, 0, INDENT)))
 
     def finding(self, finding: Finding) -> None:
         label = Text(f"{finding.level.value:<8}", style=_STYLES[finding.level])
@@ -136,9 +137,29 @@ class _Page:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         for name in head:
             table.add_column(name, overflow="fold")
-        for row in rows:
+        # As Text, for in a plain string [fd00::1] would be markup.
+        cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        for row in cells:
             table.add_row(*row)
-        self._console.print(Padding(table, (0, 0, 0, 2)))
+        if self._console.measure(table).maximum + INDENT <= self._console.width:
+            self._console.print(Padding(table, (0, 0, 0, INDENT)))
+            return
+        for row in cells:
+            self._console.print(Padding(_flowing(head, row), (0, 0, 0, INDENT)))
+
+
+def _flowing(head: Sequence[str], row: Sequence[Text]) -> Table:
+    """A row that is too wide for the terminal: `name value` pairs, wrapped, below its first."""
+    flow = Text("  ").join(
+        Text.assemble((name, "dim"), " ", cell)
+        for name, cell in zip(head[1:], row[1:], strict=True)
+        if cell.plain
+    )
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=max(12, len(row[0].plain)), overflow="fold")
+    table.add_column(overflow="fold")
+    table.add_row(row[0], flow)
+    return table
 
 
 def _grid() -> Table:

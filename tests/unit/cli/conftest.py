@@ -61,7 +61,7 @@ def healthy(**changes: Any) -> Status:
     )
     spiffe_id = SpiffeId(TRUST_DOMAIN, "dc1", "api")
     endpoints = (
-        Endpoint("api1/api-sidecar-proxy", "10.77.0.3", 21000, "2001:db8::3", meta={"v": "1"}),
+        Endpoint("api1/api-sidecar-proxy", "10.77.0.3", 21000, "fd00::3", meta={"v": "1"}),
         Endpoint("api2/api-sidecar-proxy", "10.77.0.4", 21000, health=Health.CRITICAL),
     )
     status = Status(

@@ -112,6 +112,20 @@ def test_one_thing_is_wrong(status: Status, level: Level, message: str) -> None:
     assert told(of_status(status)) == [(level, message)]
 
 
+def test_without_consul_there_is_one_cause() -> None:
+    """What follows from it is not told as well."""
+    silent = ConsulStatus("http://c", False, None, "refused")
+    assert told(of_status(healthy(consul=silent, generation=0, workers=()))) == [
+        (Level.ERROR, "consul: http://c has not answered so far, nothing is served yet: refused"),
+        (Level.ERROR, "workers: none is running"),
+        (Level.WARNING, "services: cart wait for Consul"),
+    ]
+    gone = msgspec.structs.replace(with_service(registered=False), consul=silent)
+    assert [subject for _, subject in told(of_status(gone))] == [
+        "consul: http://c has not answered so far, the last state is served on: refused"
+    ]
+
+
 def test_a_draining_worker_may_be_behind() -> None:
     workers = (
         WorkerStatus(1, 6, 9, 0, 0, draining=True),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -10,6 +12,7 @@ import pytest
 from tests.unit.cli.conftest import Run, healthy
 from tests.unit.cli.fake_agent import FakeAgent
 
+from fleetmesh.cli import render
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status
 
@@ -36,11 +39,11 @@ Intentions
   others: denied by default
 
 Upstreams
-  service  protocol  endpoint                address                              health    \
+  service  protocol  endpoint                address                          health    \
 weight  meta
-  api      http      api1/api-sidecar-proxy  10.77.0.3:21000 [2001:db8::3]:21000  passing   \
+  api      http      api1/api-sidecar-proxy  10.77.0.3:21000 [fd00::3]:21000  passing   \
 1       v=1
-                     api2/api-sidecar-proxy  10.77.0.4:21000                      critical  1
+                     api2/api-sidecar-proxy  10.77.0.4:21000                  critical  1
 
 Workers
   pid   generation  connections  memory  restarts
@@ -71,8 +74,8 @@ def test_what_is_wrong_stands_at_the_top(agent: FakeAgent, run: Run) -> None:
         "error     configuration: /etc/fleetmesh/agent.yaml:3: workerz: is not known",
         "          → Remove it",
         (
-            "error     consul: http://127.0.0.1:8500 is not reachable (last answer: 1m 15s ago; "
-            "the last state is served on): connection refused"
+            "error     consul: http://127.0.0.1:8500 last answered 1m 15s ago, "
+            "the last state is served on: connection refused"
         ),
         "          → Look at the local Consul agent: systemctl status consul",
         "warning   capture: the rules undo themselves in 42s",
@@ -104,6 +107,26 @@ def test_an_agent_that_knows_nothing_yet(agent: FakeAgent, run: Run) -> None:
         "  none known",
     ):
         assert line in result.stdout.splitlines()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_a_terminal_of_any_width(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Colours, every value readable, no line longer than the terminal."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out = Terminal()
+    render.status(healthy(), out)
+    assert "\x1b[" in out.getvalue()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert max(map(len, lines)) <= width
+    words = "".join("".join(lines).split())
+    for value in ("4712", "10.77.0.3:21000", "[fd00::3]:21000", "critical", "/ns/default/dc/dc1"):
+        assert value in words
 
 
 def test_json_is_the_agents_own(agent: FakeAgent, run: Run) -> None:
