@@ -1,0 +1,89 @@
+"""Print, as a JSON list, what is left of fleetmesh on this host. The argument is Consul's address,
+which is asked for registrations if it answers."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+PATHS = (
+    "/etc/fleetmesh",
+    "/opt/fleetmesh",
+    "/run/fleetmesh",
+    "/usr/local/bin/fleetmesh",
+    "/var/lib/fleetmesh",
+)
+UNIT_DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system")
+
+
+def output(*command: str) -> str:
+    """What it prints; nothing when it is not installed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        return ""
+
+
+def units() -> Iterator[str]:
+    for directory in UNIT_DIRECTORIES:
+        for path in Path(directory).glob("**/fleetmesh-*"):
+            yield f"unit file {path}"
+    listed = output("systemctl", "list-units", "--all", "--plain", "--no-legend", "fleetmesh-*")
+    for line in listed.splitlines():
+        yield f"unit {line.split()[0]}"
+
+
+def processes() -> Iterator[str]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            program = (entry / "exe").readlink()
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        ours = any(word.startswith(b"/opt/fleetmesh/") for word in words)
+        if ours or program.is_relative_to("/opt/fleetmesh"):
+            yield f"process {entry.name}"
+
+
+def accounts() -> Iterator[str]:
+    for kind, find in (("user", pwd.getpwnam), ("group", grp.getgrnam)):
+        try:
+            find("fleetmesh")
+        except KeyError:
+            continue
+        yield f"{kind} fleetmesh"
+
+
+def registrations(consul: str) -> Iterator[str]:
+    try:
+        # The address is the operator's own setting.
+        with urllib.request.urlopen(f"{consul}/v1/agent/services", timeout=5) as answer:  # noqa: S310
+            services = json.load(answer)
+    except OSError:
+        return
+    for service_id, service in services.items():
+        if (service.get("Meta") or {}).get("managed-by") == "fleetmesh":
+            yield f"registration {service_id}"
+
+
+def leftovers(consul: str) -> Iterator[str]:
+    if "table inet fleetmesh" in output("nft", "list", "tables", "inet").splitlines():
+        yield "nftables table inet fleetmesh"
+    yield from units()
+    yield from processes()
+    yield from registrations(consul)
+    if "/run/fleetmesh/" in Path("/proc/net/unix").read_text():
+        yield "a socket in /run/fleetmesh"
+    yield from accounts()
+    yield from (path for path in PATHS if os.path.lexists(path))
+
+
+if __name__ == "__main__":
+    print(json.dumps(list(leftovers(sys.argv[1]))))
