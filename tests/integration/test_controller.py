@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.agent import Agent, agent, inside
 from tests.support.consul import ConsulServer, running_consul
 from tests.support.netns import Netns, netns, tables
@@ -191,10 +197,10 @@ def test_wiped_consul_is_served_anew(consul: ConsulServer, mesh: Agent) -> None:
     mesh.eventually(lambda: "Consul does not answer" in mesh.manager.status(), "the sentence", 1)
     consul.start()
     mesh.eventually(
-        lambda: mesh.status()["trust_domain"] != before and serving(mesh), "the new authority", 40
+        lambda: mesh.status()["trust_domain"] != before and serving(mesh), "the new authority", 20
     )
-    mesh.eventually(lambda: mesh.status()["consul"]["reachable"], "contact")
-    assert len(registered(consul)) == 4
+    mesh.eventually(lambda: len(registered(consul)) == 4, "registrations", 5)
+    mesh.eventually(lambda: mesh.status()["consul"]["reachable"], "contact", 2)
 
 
 def test_restart_keeps_sockets_and_snapshot_without_consul(
@@ -270,3 +276,129 @@ def test_sick_application_is_an_endpoint_without_traffic(consul: ConsulServer, m
     mesh.eventually(lambda: serving(mesh) and health() == "critical", "the sick application")
     with socket.create_server(("127.0.0.1", 8000)):
         mesh.eventually(lambda: health() == "passing", "its recovery")
+
+
+APPLICATION = """
+import http.server, json, sys
+class Echo(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = json.dumps({"path": self.path, "headers": dict(self.headers)}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer(("", int(sys.argv[1])), Echo).serve_forever()
+"""
+
+
+@pytest.fixture
+def application(space: Netns) -> Iterator[None]:
+    """Something on port 8000 that knows nothing of the mesh, reachable at the host's address."""
+    space.run("ip", "address", "add", "10.99.1.1/32", "dev", "lo")
+    with subprocess.Popen([sys.executable, "-c", APPLICATION, "8000"]) as process:
+        yield
+        process.kill()
+
+
+def call(user: str, *more: str) -> tuple[int, Any]:
+    """Status and JSON of api's answer to a plain curl of `user`; 0 and None without one."""
+    command = ["setpriv", "--reuid", user, "--clear-groups", "curl", "-s", "-m", "5"]
+    command += ["-w", "\n%{http_code}", "http://10.99.1.1:8000/path", *more]
+    out = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    body, _, status = out.rpartition("\n")
+    return int(status), json.loads(body) if body else None
+
+
+def through_the_mesh() -> bool:
+    status, answer = call("daemon")
+    return status == 200 and "X-Forwarded-Client-Cert" in answer["headers"]
+
+
+def test_unchanged_programs_talk_with_identity_and_under_intentions(
+    application: None, consul: ConsulServer, mesh: Agent
+) -> None:
+    """From one service's user through capture and mutual TLS to the other service, and denied."""
+    consul.put("/v1/config", {"Kind": "service-defaults", "Name": "api", "Protocol": "http"})
+    mesh.start()
+    mesh.eventually(lambda: serving(mesh), "registrations")
+    mesh.eventually(through_the_mesh, "an answer through the mesh")
+    _, answer = call("daemon", "-H", "X-Forwarded-Client-Cert: forged")
+    assert answer["path"] == "/path"
+    identity = answer["headers"]["X-Forwarded-Client-Cert"]
+    assert "/svc/web" in identity
+    assert "forged" not in identity
+
+    created = consul.call(
+        "POST",
+        "/v1/connect/intentions",
+        {"SourceName": "web", "DestinationName": "api", "Action": "deny"},
+    )
+    mesh.eventually(lambda: call("daemon")[0] == 403, "the denial", 2)
+    _, denial = call("daemon")
+    assert (denial["source"], denial["destination"]) == ("web", "api")
+    assert denial["intention"] == "deny web => api"
+    page = mesh.page("/metrics")[1]
+    assert 'source="web"' in page.split("fleetmesh_refusals_total{", 1)[1].splitlines()[0]
+
+    consul.call("DELETE", f"/v1/connect/intentions/{created['ID']}")
+    mesh.eventually(lambda: call("daemon")[0] == 200, "the permission", 2)
+
+
+def test_no_request_fails_while_the_agent_restarts(
+    application: None, consul: ConsulServer, mesh: Agent
+) -> None:
+    """Three restarts under a steady stream of calls, each on a connection of its own."""
+    consul.put("/v1/config", {"Kind": "service-defaults", "Name": "api", "Protocol": "http"})
+    mesh.start()
+    mesh.eventually(lambda: serving(mesh), "registrations")
+    mesh.eventually(through_the_mesh, "an answer through the mesh")
+    answered: list[bool] = []
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            answered.append(through_the_mesh())
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    for _ in range(3):
+        time.sleep(0.5)
+        assert mesh.stop() == 0
+        mesh.start()
+    time.sleep(0.5)
+    stop.set()
+    thread.join()
+    assert len(answered) > 20
+    assert all(answered)
+
+
+def test_authority_rotates(consul: ConsulServer, mesh: Agent) -> None:
+    """A new root: first trusted beside the old one, then a certificate signed by it (Consul
+    spreads the renewals over half a minute)."""
+    mesh.start()
+    (root,) = mesh.ask("GET", "/v1/snapshot")[1]["roots"]
+    before = mesh.service("web")["identity"]["serial"]
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    configuration = consul.get("/v1/connect/ca/configuration")
+    configuration["Config"] |= {"PrivateKey": pem.decode(), "RootCert": ""}
+    consul.put("/v1/connect/ca/configuration", configuration)
+
+    def both_roots() -> bool:
+        roots = mesh.ask("GET", "/v1/snapshot")[1]["roots"]
+        return len(roots) == 2 and root in roots
+
+    mesh.eventually(both_roots, "both roots", 5)
+
+    def renewed() -> bool:
+        identity = mesh.service("web")["identity"]
+        return identity["serial"] != before and identity["workers"] == 1
+
+    mesh.eventually(renewed, "the renewed certificate", 45)

@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FIRST_BACKOFF = 0.25
-MAX_BACKOFF = 15.0
+MAX_BACKOFF = 5.0
+"""Seconds; low, because the agent that is asked is on this host."""
 BURST = 8
 """Answers that may come without a pause, refilled at `RATE` a second."""
 RATE = 2.0

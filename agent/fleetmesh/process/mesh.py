@@ -68,7 +68,7 @@ class Mesh:
         self.problems: list[Problem] = []
         self.sockets = Sockets(inherited)
         self.supervisor = Supervisor(*_worker_arguments(settings))
-        self.observer = Observer(client, settings, self._mark)
+        self.observer = Observer(client, settings, self._mark, lambda: self.registrar.nudge())
         self.registrar = Registrar(client, self.observer.contact)
         self.keeper = CaptureKeeper(settings)
         self._files = files
@@ -158,7 +158,7 @@ class Mesh:
 
     async def _publish(self, snapshot: Snapshot, digest: str) -> None:
         self.generation += 1
-        await self.supervisor.publish(
+        failures = await self.supervisor.publish(
             Publication(
                 self.generation,
                 snapshots.encode(snapshot),
@@ -166,6 +166,7 @@ class Mesh:
                 self.sockets.sockets,
             )
         )
+        self.problems += [Problem("workers", failure) for failure in failures]
         self.snapshot, self.digest = snapshot, digest
         keep_snapshot(snapshot)
         log.info(

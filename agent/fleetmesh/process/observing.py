@@ -43,12 +43,16 @@ class Observer:
     """Runs exactly the watches that settings and observations ask for.
 
     `changed` is called after each fold, when a watch has its first answer, and when Consul stops
-    and begins again to answer. `failing` holds the error of each watch that Consul does not
-    answer now; `last_contact` is the loop's time of the last good answer.
+    and begins again to answer; `reconnected` only then. `failing` holds the error of each watch
+    that Consul does not answer now; `last_contact` is the loop's time of the last good answer.
     """
 
     def __init__(
-        self, client: ConsulClient, settings: Settings, changed: Callable[[], None]
+        self,
+        client: ConsulClient,
+        settings: Settings,
+        changed: Callable[[], None],
+        reconnected: Callable[[], None],
     ) -> None:
         self.observed = Observed()
         self.failing: dict[Watch, str] = {}
@@ -56,6 +60,7 @@ class Observer:
         self._client = client
         self._settings = settings
         self._changed = changed
+        self._reconnected = reconnected
         self._tasks = TaskSet()
         self._running: dict[Watch, asyncio.Task[None]] = {}
         self._answered: set[Watch] = set()
@@ -127,10 +132,11 @@ class Observer:
             if self.failing.pop(watch, None) is not None and not self.failing:
                 log.info("Consul answers again", extra={"fields": {"event": "consul_up"}})
                 self._changed()
+                self._reconnected()
             return
         if not self.failing:
             log.warning(
-                "Consul does not answer: %s",
+                "Consul query failed: %s",
                 error,
                 extra={"fields": {"event": "consul_down", "error": str(error)}},
             )

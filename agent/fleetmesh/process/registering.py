@@ -46,6 +46,10 @@ class Registrar:
             self._wanted, self._ready = wanted, ready
             self._wake.set()
 
+    def nudge(self) -> None:
+        """Compare now: Consul may have lost something."""
+        self._wake.set()
+
     async def _run(self) -> None:
         while True:
             pause = INTERVAL

@@ -30,7 +30,7 @@ from fleetmesh.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 WORKER_MODULE = "fleetmesh.process.worker"
-APPLY_TIMEOUT = 10.0
+APPLY_TIMEOUT = 5.0
 REPORT_TIMEOUT = 10.0
 KILL_GRACE = 2.0
 """Seconds beyond its drain time until a worker that has not exited is killed."""
@@ -147,6 +147,7 @@ class Worker:
             )
             answer = await asyncio.wait_for(self._applied, APPLY_TIMEOUT)
         except TimeoutError:
+            self.kill()  # it may still allow what is now denied
             return f"no answer within {APPLY_TIMEOUT:g} s"
         except ChannelClosedError as error:
             return str(error)
