@@ -62,24 +62,34 @@ def _examine(agent_file: str, services_dir: str, socket: str | None) -> list[Fin
     found = doctor.settings(loaded)
     # What the rest needs to know is guessed when the settings do not tell.
     settings = loaded if isinstance(loaded, Settings) else Settings(address="127.0.0.1")
-    found += doctor.consul(settings.consul.address, _probe(settings))
+    found += _consul(settings)
     found += _agent(AdminClient(socket or settings.admin_socket), settings)
     found.append(doctor.conntrack(host.conntrack()))
     found.append(doctor.foreign_chains(_foreign_chains()))
     return found
 
 
-def _probe(settings: Settings) -> Probe | str:
+def _consul(settings: Settings) -> list[Finding]:
+    from pathlib import Path
+
+    from fleetmesh.cli import doctor
+    from fleetmesh.cli.findings import Finding, Level
     from fleetmesh.edge.consul_probe import ConsulUnreachableError, probe
 
+    found = []
     token = None
+    if settings.consul.token_file is not None:
+        path = Path(settings.consul.token_file)
+        try:
+            token = path.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "it is not text"
+            found.append(Finding(Level.ERROR, "token", f"{path} cannot be read: {why}"))
     try:
-        if settings.consul.token_file is not None:
-            with open(settings.consul.token_file, encoding="utf-8") as file:  # noqa: PTH123
-                token = file.read().strip()
-        return probe(settings.consul.address, token)
-    except (ConsulUnreachableError, OSError) as error:
-        return str(error)
+        answer: Probe | str = probe(settings.consul.address, token)
+    except ConsulUnreachableError as error:
+        answer = str(error)
+    return found + list(doctor.consul(settings.consul.address, answer))
 
 
 def _agent(client: AdminClient, settings: Settings) -> list[Finding]:
@@ -102,7 +112,7 @@ def _agent(client: AdminClient, settings: Settings) -> list[Finding]:
     called = {name for service in settings.services for name in service.upstreams}
     found += unreachable(upstream for upstream in status.upstreams if upstream.service in called)
     found += doctor.sockets(settings, status, listeners, host.socket_inodes(status.pid))
-    found += doctor.applications(status, listeners)
+    found += doctor.applications(settings, status, listeners)
     found.append(doctor.files(host.file_limit(status.pid)))
     try:
         found.append(doctor.rules(tuple(client.get("/v1/capture").get("difference", ()))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping
 
 from fleetmesh.cli.findings import Finding, Level
@@ -129,9 +130,18 @@ def ports_free(wanted: Settings, listeners: Mapping[int, set[int]]) -> Iterator[
             )
 
 
-def applications(status: Status, listeners: Mapping[int, set[int]]) -> Iterator[Finding]:
+def applications(
+    wanted: Settings, status: Status, listeners: Mapping[int, set[int]]
+) -> Iterator[Finding]:
+    """Of those that run on this host, as far as their settings say."""
+    own = {None, wanted.address, wanted.address6}
+    here = {
+        service.name
+        for service in wanted.services
+        if service.address in own or ipaddress.ip_address(service.address).is_loopback
+    }
     for service in status.services:
-        if service.port not in listeners:
+        if service.name in here and service.port not in listeners:
             yield Finding(
                 Level.WARNING,
                 f"service {service.name}",

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from fleetmesh.settings.decode import Reader, joined, suggestion
-from fleetmesh.settings.kinds import Wrong, go_duration, seconds_of, shown
+from fleetmesh.settings.kinds import Wrong, go_duration, http_url, seconds_of, shown
 
 TEXT: Final = frozenset(
     {
@@ -127,10 +126,8 @@ def _header(value: Any) -> Any:
 
 
 def _text(name: str, value: str) -> str | Wrong:
-    if name == "HTTP":
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            return Wrong(f"must be a URL, not {shown(value)}", "Write http://127.0.0.1:8080/health")
+    if name == "HTTP" and http_url(value) is None:
+        return Wrong(f"must be a URL, not {shown(value)}", "Write http://127.0.0.1:8080/health")
     if name in ("TCP", "UDP", "H2PING"):
         match = _HOST_PORT.fullmatch(value)
         if match is None or not 0 < int(match[1]) < 65536:

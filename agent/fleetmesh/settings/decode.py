@@ -106,7 +106,7 @@ class Reader:
             return None
         entries: dict[str, yaml.Node] = {}
         for name_node, value_node in node.value:
-            if not isinstance(name_node, yaml.ScalarNode):
+            if not isinstance(name_node, yaml.ScalarNode) or not document.is_text(name_node.value):
                 self.problem(key, "has a key that is not text")
                 continue
             name = str(name_node.value)
@@ -195,7 +195,11 @@ class Reader:
         tag = document.strange_tag(node)
         if tag is not None:
             self.problem(key, f"has the tag {tag}", "Write a plain value without a tag")
-        return tag is None
+            return False
+        if isinstance(node, yaml.ScalarNode) and not document.is_text(node.value):
+            self.problem(key, "holds a control character", "Remove it")
+            return False
+        return True
 
     @staticmethod
     def _is_null(node: yaml.Node) -> bool:

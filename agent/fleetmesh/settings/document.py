@@ -16,6 +16,8 @@ from fleetmesh.model.problem import Problem
 
 MAX_BYTES = 1 << 20
 _TAG = "tag:yaml.org,2002:"
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+MAX_DIGITS = 20
 _PLAIN_TAGS = {_TAG + name for name in ("map", "seq", "str", "int", "float", "bool", "null")}
 
 
@@ -94,7 +96,8 @@ def scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
     """The value of a scalar; text for everything that is not plainly something else."""
     match node.tag.removeprefix(_TAG):
         case "int":
-            return int(node.value)
+            # More digits than any setting has, and Python would refuse thousands of them.
+            return int(node.value) if len(node.value) <= MAX_DIGITS else str(node.value)
         case "float":
             return float(node.value)
         case "bool":
@@ -103,6 +106,12 @@ def scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
             return None
         case _:
             return str(node.value)
+
+
+def is_text(value: str) -> bool:
+    """Whether it can be printed, logged and sent as it is: no control characters, which escapes
+    in double quotes can bring in, and no halves of surrogate pairs."""
+    return _UNPRINTABLE.search(value) is None
 
 
 def strange_tag(node: yaml.Node) -> str | None:

@@ -10,7 +10,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -134,17 +134,24 @@ def _cidr(value: object) -> object:
     return Wrong(f"{value} has bits set beyond its prefix", f"Did you mean {network}?")
 
 
+def http_url(value: object) -> SplitResult | None:
+    """The parts of an http or https URL with a host, and a valid port where it names one."""
+    try:
+        parts = urlsplit(value) if isinstance(value, str) else None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+            return None
+        return parts if parts.port != 0 else None
+    except ValueError:  # brackets that hold no IPv6 address, or a port out of range
+        return None
+
+
 def _url(value: object) -> object:
     remedy = "Write http://127.0.0.1:8500"
-    parts = urlsplit(value) if isinstance(value, str) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = http_url(value)
+    if parts is None:
         return Wrong(f"must be an http or https URL, not {shown(value)}", remedy)
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
         return Wrong("must be scheme, host and port only", remedy)
-    try:
-        _ = parts.port
-    except ValueError:
-        return Wrong(f'"{value}" has no valid port', remedy)
     return str(value).rstrip("/")
 
 

@@ -16,7 +16,7 @@ from fleetmesh.cli.findings import Finding, Level, of_status, unreachable, worst
 from fleetmesh.edge.consul_probe import Probe
 from fleetmesh.edge.host import Conntrack
 from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status, WorkerStatus
-from fleetmesh.settings import Settings
+from fleetmesh.settings import ServiceSettings, Settings
 
 
 def told(findings: list[Finding]) -> list[tuple[Level, str]]:
@@ -227,9 +227,24 @@ def test_other_findings() -> None:
         Level.WARNING
     )
     assert doctor.foreign_chains(()).level is Level.OK
-    assert told(list(doctor.applications(healthy(), {}))) == [
+
+
+def test_an_application_that_does_not_listen() -> None:
+    """One in a container of its own is not ours to see."""
+    here = Settings("192.0.2.5", services=(ServiceSettings("cart", 7001),))
+    away = Settings("192.0.2.5", services=(ServiceSettings("cart", 7001, address="10.88.0.2"),))
+    assert told(list(doctor.applications(here, healthy(), {}))) == [
         (Level.WARNING, "service cart: its application does not listen on 7001")
     ]
+    assert told(list(doctor.applications(here, healthy(), {7001: {1}}))) == []
+    assert told(list(doctor.applications(away, healthy(), {}))) == []
+
+
+def test_a_token_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text(f"address: 192.0.2.5\nconsul: {{token_file: {tmp_path}/token}}\n")
+    result = run("check", "--agent", str(file), "--services", str(tmp_path / "none.d"))
+    assert f"token: {tmp_path}/token cannot be read: No such file or directory" in result.stdout
 
 
 def test_the_worst_decides() -> None:

@@ -39,6 +39,8 @@ def intention(name: str, text: str, message: str) -> Case:
     return Case(name, f"intentions:\n  - {text}\n", f"2: intentions[0]{message}")
 
 
+MANY_DIGITS = "8" * 5000
+
 FILES = [
     Case("empty", "", "1: is empty. Write key: value lines"),
     Case("only a comment", "# later\n", "1: is empty. Write key: value lines"),
@@ -237,6 +239,21 @@ AGENT = [
 ]
 
 SERVICE = [
+    Case(
+        "a port of thousands of digits",
+        f"name: web\nport: {MANY_DIGITS}\n",
+        f'2: port: must be a port, 1 to 65535, not "{MANY_DIGITS}". Write a whole number',
+    ),
+    Case(
+        "an escaped control character",
+        'name: web\nport: 80\nmeta: {a: "x\\0y"}\n',
+        "3: meta.a: holds a control character. Remove it",
+    ),
+    Case(
+        "half a character",
+        'name: web\nport: 80\nmeta: {a: "\\ud800"}\n',
+        "3: meta.a: holds a control character. Remove it",
+    ),
     Case("no port", "name: web\n", "1: port: is missing. Add port"),
     Case(
         "a name with an underscore",
