@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fleetmesh.entries.shape import (
@@ -39,6 +40,23 @@ def check(entry: ProxyDefaults, reader: Reader, key: str) -> None:
     protocol = entry.config.get("protocol", "tcp")
     if protocol not in PROTOCOLS:
         reader.problem(joined(key, "Config.protocol"), f"must be one of {', '.join(PROTOCOLS)}")
+    for path in _nulls(entry.config, joined(key, "Config")):
+        reader.problem(
+            path,
+            "has no value, which ends a Consul 1.8 server in a panic",
+            "Give it one or remove the line",
+        )
+
+
+def _nulls(value: object, path: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _nulls(item, joined(path, name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _nulls(item, f"{path}[{index}]")
+    elif value is None:
+        yield path
 
 
 KIND = EntryKind("proxy-defaults", ProxyDefaults, check)
