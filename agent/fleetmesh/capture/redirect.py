@@ -164,10 +164,15 @@ def closed(given: Inputs) -> Ruleset:
 
 
 def still_served(before: Inputs, now: Inputs) -> Inputs:
-    """What of `before` can be captured again now: services that still are the same and whose
-    sockets are still open. The rest of `before` holds."""
-    kept = tuple(service for service in before.services if service in now.services)
+    """What of `before` can be captured again now: services that have the same user and ports
+    still, so that their sockets are open. The rest of `before` holds."""
+    served = {_ways(service) for service in now.services}
+    kept = tuple(service for service in before.services if _ways(service) in served)
     return msgspec.structs.replace(before, services=kept, plain_port=now.plain_port)
+
+
+def _ways(service: Service) -> Service:
+    return msgspec.structs.replace(service, stays_closed=False)
 
 
 def _nat(hook: Hook, *rules: Rule) -> Chain:

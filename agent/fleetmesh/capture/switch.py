@@ -1,6 +1,7 @@
 """The dead man's switch: rules that nobody has confirmed are undone when their time is up.
 
-A rule set that was confirmed on this host once is applied without further ado. Any other is armed:
+A rule set that was confirmed on this host once is applied without further ado, and so is what is
+left of it when services are gone (or have not got their certificate yet). Any other is armed:
 unless a confirmation arrives before the deadline, what was confirmed before comes back (or no
 rules at all), and the same rule set is not tried again before it changes or somebody asks for it.
 What an operator removed stays removed until somebody asks for it.
@@ -51,9 +52,12 @@ def want(switch: Switch, wanted: Inputs, now: float, patience: float) -> tuple[S
     if switch.held is Held.REMOVED:
         return switch, NOTHING
     if not wanted.services:
-        return Switch(), NOTHING
-    if _same(switch.confirmed, wanted):
-        return Switch(confirmed=wanted), wanted
+        return Switch(confirmed=switch.confirmed), NOTHING
+    if switch.confirmed is not None:
+        if _same(switch.confirmed, wanted):
+            return Switch(confirmed=wanted), wanted
+        if _same(still_served(switch.confirmed, wanted), wanted):
+            return Switch(confirmed=switch.confirmed), wanted
     if switch.pending is not None and _same(switch.pending.inputs, wanted):
         pending = Pending(wanted, switch.pending.deadline)
         return Switch(confirmed=switch.confirmed, pending=pending), wanted

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from fleetmesh.capture.redirect import Inputs, Service, ruleset
 from fleetmesh.capture.ruleset import Ruleset
 from fleetmesh.capture.switch import Pending, Switch
-from fleetmesh.capture.view import view
+from fleetmesh.capture.view import View, view
 from fleetmesh.cli import capture as verb
 from fleetmesh.edge import jobs, netlink
 from fleetmesh.edge.admin_client import AgentUnreachableError
@@ -68,8 +68,8 @@ def test_show_tells_a_difference_by_exit_code_1(agent: FakeAgent, run: Run) -> N
 
 def test_show_json_is_the_agents_answer(agent: FakeAgent, run: Run) -> None:
     answers(agent, APPLIED)
-    shown = json.loads(run("capture", "show", "--json").output)
-    assert shown == agent.answers["GET", "/v1/capture"][1]
+    shown = msgspec.json.decode(run("capture", "show", "--json").output, type=View)
+    assert shown == view(APPLIED, RULES, RULES, PACKETS)
 
 
 def test_show_without_an_agent_reads_the_kernel(
