@@ -26,8 +26,6 @@ def test_every_null_in_config_is_named() -> None:
     read_policy(reader, node)
     says = "has no value, which ends a Consul 1.8 server in a panic"
     says += ". Give it one or remove the line"
-        "has no value, which ends a Consul 1.8 server in a panic. Give it one or remove the line"
-    )
     assert [str(problem) for problem in reader.problems] == [
         f"policy.yml:5: config_entries[0].Config.limits.max: {says}",
         f"policy.yml:6: config_entries[0].Config.list[1]: {says}",
