@@ -1,0 +1,69 @@
+"""A worker that does as its snapshot says: `hang` stops reading, `mute` never applies, `refuse`
+applies with an error, `die` exits with 3; anything else is applied. Its report counts one request
+per worker number, and one connection per socket that it was given."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+
+from fleetmesh.edge.ipc import (
+    Applied,
+    Channel,
+    ChannelClosedError,
+    Collect,
+    Drain,
+    Publish,
+    Reported,
+    ToWorker,
+)
+from fleetmesh.model.report import ConnectionCount, Direction, Report, RequestCount
+
+
+async def serve(channel: Channel, number: int) -> None:
+    generation = sockets = 0
+    while True:
+        message, fds = await channel.receive()
+        match message:
+            case Publish(next_generation, snapshot, _, attached):
+                sockets += len(fds)
+                assert len(attached) == len(fds)
+                if snapshot == b"die":
+                    os._exit(3)
+                if snapshot == b"hang":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                if snapshot == b"mute":
+                    continue
+                generation = next_generation
+                error = "it is wrong" if snapshot == b"refuse" else ""
+                await channel.send(Applied(generation, error))
+            case Collect(request):
+                report = Report(
+                    os.getpid(),
+                    generation,
+                    (RequestCount(Direction.INBOUND, "a", "b", 200, number),),
+                    (ConnectionCount(Direction.INBOUND, "a", "b", "http", sockets, 1, 0, 0),),
+                )
+                await channel.send(Reported(request, report))
+            case Drain():
+                return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--worker", type=int, required=True)
+    parser.add_argument("--settings", required=True)
+    options = parser.parse_args()
+    channel = Channel(socket.socket(fileno=options.channel), ToWorker)
+    try:
+        asyncio.run(serve(channel, options.worker))
+    except ChannelClosedError:
+        pass
+
+
+if __name__ == "__main__":
+    main()

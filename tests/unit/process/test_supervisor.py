@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from fleetmesh.edge.ipc import Listener, ListenerKind
+from fleetmesh.model.report import Report
+from fleetmesh.process import supervisor as supervisors
+from fleetmesh.process import workers
+from fleetmesh.process.supervisor import Supervisor
+from fleetmesh.process.workers import Publication
+from fleetmesh.settings import TcpSettings, WorkerSettings
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def fake_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "WORKER_MODULE", "tests.support.fake_worker")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'agent'}")
+
+
+@contextlib.asynccontextmanager
+async def supervised(count: int = 1) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(count, WorkerSettings(), 1.0)
+    await supervisor.start()
+    try:
+        yield supervisor
+    finally:
+        await supervisor.drain()
+
+
+def publication(generation: int, snapshot: bytes = b"well", sockets: int = 0) -> Publication:
+    listeners = tuple(Listener(f"in.s{n}", ListenerKind.INBOUND, f"s{n}") for n in range(sockets))
+    return Publication(
+        generation, snapshot, listeners, {item.name: socket.socket() for item in listeners}
+    )
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def pids(supervisor: Supervisor) -> set[int]:
+    return {worker.pid for worker in supervisor.workers}
+
+
+def opened(reports: tuple[Report, ...]) -> list[int]:
+    return [c.opened for report in reports for c in report.connections]
+
+
+async def test_publication_is_applied_by_every_worker() -> None:
+    async with supervised(2) as supervisor:
+        assert not supervisor.serving
+        assert await supervisor.publish(publication(1)) == []
+        assert [worker.generation for worker in supervisor.workers] == [1, 1]
+        assert supervisor.serving
+
+
+async def test_sockets_travel_once_and_more_than_one_message_takes() -> None:
+    async with supervised() as supervisor:
+        many = publication(1, sockets=workers.MAX_FDS + 10)
+        assert await supervisor.publish(many) == []
+        assert await supervisor.publish(Publication(2, b"well", many.listeners, many.sockets)) == []
+        assert opened(await supervisor.collect())[0] == workers.MAX_FDS + 10
+        name = many.listeners[0].name
+        rebound = {**many.sockets, name: socket.socket()}
+        assert await supervisor.publish(Publication(3, b"well", many.listeners, rebound)) == []
+        assert opened(await supervisor.collect())[0] == workers.MAX_FDS + 11
+
+
+async def test_dead_worker_is_replaced_and_gets_the_publication() -> None:
+    async with supervised() as supervisor:
+        await supervisor.publish(publication(1, sockets=3))
+        (before,) = pids(supervisor)
+        os.kill(before, signal.SIGKILL)
+        await eventually(lambda: supervisor.serving and pids(supervisor) != {before})
+        assert supervisor.restarts == 1
+        assert supervisor.workers[0].restarts == 1
+        assert opened(await supervisor.collect())[0] == 3
+
+
+async def test_counts_of_the_dead_are_kept() -> None:
+    async with supervised() as supervisor:
+        await supervisor.publish(publication(1))
+        await supervisor.collect()
+        (before,) = pids(supervisor)
+        os.kill(before, signal.SIGKILL)
+        await eventually(lambda: supervisor.serving and pids(supervisor) != {before})
+        counts = [r.count for report in await supervisor.collect() for r in report.requests]
+        assert counts == [2, 1]  # worker 2 lives, worker 1 had one
+
+
+async def test_refused_publication_is_told_and_the_worker_lives() -> None:
+    async with supervised() as supervisor:
+        before = pids(supervisor)
+        assert await supervisor.publish(publication(1, b"refuse")) == ["worker 1: it is wrong"]
+        assert pids(supervisor) == before
+
+
+@pytest.mark.parametrize("snapshot", [b"mute", b"hang"])
+async def test_worker_that_does_not_apply_in_time_is_killed(
+    snapshot: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may still allow what is now denied."""
+    monkeypatch.setattr(workers, "APPLY_TIMEOUT", 0.5)
+    async with supervised() as supervisor:
+        await supervisor.publish(publication(1))
+        (before,) = pids(supervisor)
+        (failure,) = await supervisor.publish(publication(2, snapshot))
+        assert "no answer" in failure
+        await eventually(lambda: before not in pids(supervisor))
+        await supervisor.publish(publication(3))
+        await eventually(lambda: supervisor.serving)
+
+
+async def test_hung_worker_is_killed_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisors, "LIVENESS_INTERVAL", 0.2)
+    monkeypatch.setattr(workers, "REPORT_TIMEOUT", 0.5)
+    async with supervised() as supervisor:
+        await supervisor.publish(publication(1))
+        (before,) = pids(supervisor)
+        os.kill(before, signal.SIGSTOP)
+        await eventually(lambda: supervisor.serving and pids(supervisor) != {before})
+
+
+async def test_workers_that_keep_dying_are_replaced_with_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisors, "REPLACEMENT_PAUSE", 3600.0)
+    async with supervised() as supervisor:
+        await supervisor.publish(publication(1, b"die"))
+        await eventually(lambda: supervisor.restarts == supervisors.DEATHS + 1)
+        await asyncio.sleep(0.5)
+        assert supervisor.restarts == supervisors.DEATHS + 1
+        assert supervisor.workers == ()
+
+
+async def test_new_settings_replace_the_workers_after_new_ones_serve() -> None:
+    async with supervised(2) as supervisor:
+        await supervisor.publish(publication(1))
+        before = pids(supervisor)
+        await supervisor.reconfigure(1, WorkerSettings(tcp=TcpSettings(idle_timeout=5)), 1.0)
+        assert supervisor.serving
+        await eventually(lambda: len(supervisor.workers) == 1)
+        assert not pids(supervisor) & before
+        assert supervisor.restarts == 0
+
+
+async def test_unchanged_settings_keep_the_workers() -> None:
+    async with supervised() as supervisor:
+        before = pids(supervisor)
+        await supervisor.reconfigure(1, WorkerSettings(), 9.0)
+        assert pids(supervisor) == before
