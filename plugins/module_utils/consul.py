@@ -68,8 +68,11 @@ class Consul:
             "headers": self._headers,
         }
 
-    def call(self, method, path, doing, query=None, body=None, missing=None):
-        """The decoded answer. A 404 gives `missing`; `doing` names the action in errors."""
+    def call(self, method, path, doing, query=None, body=None, absent=None):
+        """The decoded answer; None for a 404 whose text begins with `absent`.
+
+        `doing` names the action in errors.
+        """
         query = dict(query or {})
         if self._datacenter:
             query["dc"] = self._datacenter
@@ -79,9 +82,9 @@ class Consul:
             answer = open_url(url, method=method, data=data, **self._options)
             text = to_text(answer.read())
         except HTTPError as refused:
-            if refused.code == 404:
-                return missing
             said = " ".join(to_text(refused.read(), errors="replace").split())
+            if refused.code == 404 and absent and said.startswith(absent):
+                return None
             raise ConsulError(
                 f"{doing}: Consul answered {refused.code}: {said or refused.reason}", refused.code
             ) from refused
@@ -98,7 +101,7 @@ class Consul:
     def read_entry(self, kind, name):
         """The config entry as Consul holds it, None when there is none."""
         path = f"/v1/config/{quote(kind, safe='')}/{quote(name, safe='*')}"
-        return self.call("GET", path, f"reading {kind}/{name}")
+        return self.call("GET", path, f"reading {kind}/{name}", absent="Config entry not found")
 
     def list_entries(self, kind):
         return self.call("GET", f"/v1/config/{quote(kind, safe='')}", f"listing {kind}") or []
