@@ -139,12 +139,15 @@ def on_stop(
     """
     from fleetmesh.capture import redirect, switch
     from fleetmesh.edge import netlink
-    from fleetmesh.edge.jobs import stopped_for_good
+    from fleetmesh.edge.jobs import stop_sockets, stopped_for_good
     from fleetmesh.process.capture_files import CaptureFiles
 
-    if not (gave_up or "MONITOR_UNIT" in os.environ or stopped_for_good(UNIT)):
-        typer.echo("the agent is about to start again: capture rules stay")
-        return
+    if not (gave_up or "MONITOR_UNIT" in os.environ):
+        if not stopped_for_good(UNIT):
+            typer.echo("the agent is about to start again: capture rules stay")
+            return
+        if not stop_sockets(UNIT):
+            typer.echo("the socket units stay: a connection to one starts the agent again")
     in_force, then = CaptureFiles(state_dir, run_dir).load()
     kept = redirect.closed(switch.settled(then, in_force))
     try:

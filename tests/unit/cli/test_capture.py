@@ -180,7 +180,9 @@ def test_on_stop_keeps_rules_over_a_restart_and_closed_services_closed(
     kept: list[str] | None,
 ) -> None:
     put: list[Ruleset] = []
+    stopped: list[str] = []
     monkeypatch.setattr(jobs, "stopped_for_good", lambda unit: for_good)
+    monkeypatch.setattr(jobs, "stop_sockets", lambda unit: not stopped.append(unit))
     monkeypatch.setattr(netlink, "replace", put.append)
     CaptureFiles(tmp_path, tmp_path).save(INPUTS, Switch(confirmed=INPUTS))
     directories = ["--state-dir", str(tmp_path), "--run-dir", str(tmp_path)]
@@ -191,6 +193,8 @@ def test_on_stop_keeps_rules_over_a_restart_and_closed_services_closed(
         for rules in put
     ]
     assert comments == ([] if kept is None else [kept])
+    # A unit that gave up is somebody else's to ask about.
+    assert stopped == ([verb.UNIT] if for_good else [])
 
 
 def test_on_stop_lets_go_what_nobody_confirmed(

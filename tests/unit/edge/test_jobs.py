@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetmesh.edge.jobs import job_of, stopped_for_good
+from fleetmesh.edge.jobs import job_of, stop_sockets, stopped_for_good
 
 UNIT = "fleetmesh-agent.service"
 LISTED = """\
@@ -21,7 +21,10 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A systemctl that prints what the file `jobs` says and exits with what `status` says."""
     program = tmp_path / "systemctl"
     program.write_text(
-        f'#!/bin/sh\n[ "$1" = list-jobs ] && cat {tmp_path}/jobs\nexit $(cat {tmp_path}/status)\n'
+        f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\n'
+        f'[ "$1" = list-jobs ] && cat {tmp_path}/jobs\n'
+        f'[ "$1" = show ] && echo fleetmesh-agent.socket fleetmesh-admin.socket\n'
+        f"exit $(cat {tmp_path}/status)\n"
     )
     program.chmod(0o755)
     (tmp_path / "status").write_text("0")
@@ -57,3 +60,17 @@ def test_without_systemctl_the_result_decides(
     (systemctl / "status").write_text("1")
     monkeypatch.setenv("SERVICE_RESULT", result)
     assert stopped_for_good(UNIT) is good
+
+
+def test_sockets_are_stopped_without_waiting(systemctl: Path) -> None:
+    """The unit waits for ExecStopPost=, and sockets for the unit: waiting would never end."""
+    assert stop_sockets(UNIT)
+    assert (systemctl / "asked").read_text().splitlines() == [
+        f"show --property=TriggeredBy --value {UNIT}",
+        "stop --no-block fleetmesh-agent.socket fleetmesh-admin.socket",
+    ]
+
+
+def test_sockets_that_cannot_be_stopped_are_told(systemctl: Path) -> None:
+    (systemctl / "status").write_text("1")
+    assert not stop_sockets(UNIT)
