@@ -6,6 +6,7 @@ import re
 from http import HTTPStatus
 
 import pytest
+
 from fleetmesh.model.refusal import Refusal
 
 
@@ -13,7 +14,7 @@ from fleetmesh.model.refusal import Refusal
 def test_a_refusal_can_be_told(refusal: Refusal) -> None:
     """Its code is the member's name, its status an error's, its sentence fits into one."""
     assert refusal.code == refusal.name.lower()
-    assert HTTPStatus(refusal.status).is_client_error or HTTPStatus(refusal.status).is_server_error
+    assert HTTPStatus(refusal.status) >= HTTPStatus.BAD_REQUEST
     assert re.fullmatch(r"[^.\n\"]+", refusal.sentence)
 
 
