@@ -40,6 +40,9 @@ class Mesh:
     outbound_port: int
     sidecar_port: int
     publish: Callable[..., Awaitable[None]]
+    renew: Callable[[], Awaitable[None]]
+    hand_over_callee: Callable[[WorkerProcess], Awaitable[None]]
+    hand_over_caller: Callable[[WorkerProcess], Awaitable[None]]
 
     async def call(self) -> Streams:
         """As web, through both workers."""
@@ -88,8 +91,28 @@ async def mesh(
             assert not (await caller.publish(what, {outbound("web", "api"): out})).error
             assert not (await callee.publish(what, {inbound("api"): side})).error
 
+        async def renew() -> None:
+            leaves.update({name: authority.leaf(name) for name in leaves})
+            await publish()
+
+        async def to_callee(successor: WorkerProcess) -> None:
+            assert not (await successor.publish(state(()), {inbound("api"): side})).error
+
+        async def to_caller(successor: WorkerProcess) -> None:
+            assert not (await successor.publish(state(()), {outbound("web", "api"): out})).error
+
         await publish()
-        yield Mesh(authority, caller, callee, port_of(out), port_of(side), publish)
+        yield Mesh(
+            authority,
+            caller,
+            callee,
+            port_of(out),
+            port_of(side),
+            publish,
+            renew,
+            to_callee,
+            to_caller,
+        )
     out.close()
     side.close()
     server.close()

@@ -152,6 +152,8 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
                     break
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:  # instead of b"" once our own end was sent
+            ended = True
         except ssl.SSLError as error:
             self._send()
             self._lost(error)
