@@ -15,9 +15,11 @@ import httptools
 from fleetmesh.core.chunked import LAST_CHUNK, ChunkedDecoder, Part, encode
 from fleetmesh.core.request import RequestHead
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.address import peer_name
 from fleetmesh.proxy.answer import FATAL, answer
 from fleetmesh.proxy.plane import GRACE, LINGER, Plane
 from fleetmesh.proxy.site import Site
+from fleetmesh.proxy.telemetry import CLIENT_CLOSED
 
 # The phases of a connection, by what its next byte is.
 IDLE: Final = 0  # the first of a request
@@ -114,8 +116,7 @@ class Downstream(RequestHead, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
-        peer = transport.get_extra_info("peername")
-        self.peer = f"{peer[0]}:{peer[1]}" if peer else ""
+        self.peer = peer_name(transport)
         self.series.begin()
         self.plane.connections.add(self)
 
@@ -143,7 +144,7 @@ class Downstream(RequestHead, asyncio.Protocol):
         if self.phase == WAIT:
             self._ended = True
             return True
-        if self.phase in (HEAD, LENGTH, CHUNKED):
+        if self.phase in (LENGTH, CHUNKED):
             self._gave_up()
         return False
 
@@ -318,16 +319,19 @@ class Downstream(RequestHead, asyncio.Protocol):
     def exchange_over(self) -> None:
         """The answer is out. On to the next request, or to the end."""
         self.series.answered(self.status, time.monotonic() - self.started)
-        if self.phase != WAIT or not self.persistent or self._ended:
+        if self.phase != WAIT or not self.persistent or (self._ended and not self.backlog):
             self.leave()
             return
         self.phase = IDLE
         self.response_begun = False
         self.deadline = self.plane.now + (GRACE if self.retiring else self.plane.http.idle_timeout)
+        if self._paused:
+            self.resume(self._paused)
         if self.backlog:
             data, self.backlog = self.backlog, b""
-            self.resume(PIPELINED)
             self.data_received(data)
+            if self._ended and not self.eof_received():
+                self.transport.close()
 
     def leave(self) -> None:
         """Say that nothing follows, and let the peer read what is on its way: closing at once
@@ -343,14 +347,12 @@ class Downstream(RequestHead, asyncio.Protocol):
         self.transport.write_eof()
 
     def _gave_up(self) -> None:
-        """The client went away in the middle of an exchange, or of its own request."""
-        from_head = self.phase != HEAD
+        """The client went away in the middle of an exchange."""
         self.phase = LEAVING
-        if from_head:
-            self._abandon()
-            self.series.answered(
-                self.status if self.response_begun else 499, time.monotonic() - self.started
-            )
+        self._abandon()
+        self.series.answered(
+            self.status if self.response_begun else CLIENT_CLOSED, time.monotonic() - self.started
+        )
 
     # What the worker asks of every connection.
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
-import socket
 import ssl
-import struct
-from typing import Any, Final
+from typing import Any
 
 from fleetmesh.core.table import Route
 from fleetmesh.model.identity import SpiffeId
@@ -16,6 +13,7 @@ from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
+from fleetmesh.proxy.address import original_destination, peer_name
 from fleetmesh.proxy.dial import peer_uri
 from fleetmesh.proxy.exchange import Exchange
 from fleetmesh.proxy.plane import HANDSHAKE_TIMEOUT, Plane
@@ -23,44 +21,10 @@ from fleetmesh.proxy.site import InboundSite, OutboundSite, PassthroughSite, Pla
 from fleetmesh.proxy.stream import TlsStream
 from fleetmesh.proxy.tcp import TcpArrival
 
-SO_ORIGINAL_DST: Final = 80  # linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST is the same number
-
-Address = tuple[str, int]
-
-
-def canonical(address: str) -> str:
-    """The text form that snapshots use: IPv4-mapped addresses are IPv4."""
-    return address[7:] if address.startswith("::ffff:") and "." in address else address
-
-
-def original_destination(transport: asyncio.BaseTransport) -> Address | None:
-    """Where the caller meant to go before nftables redirected it; None when nothing did."""
-    sock = transport.get_extra_info("socket")
-    own = transport.get_extra_info("sockname")
-    if sock is None or own is None:
-        return None
-    local = canonical(own[0])
-    try:
-        if ":" in local:
-            raw = sock.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
-            port, address = struct.unpack_from("!2xH4x16s", raw)
-        else:
-            raw = sock.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, 16)
-            port, address = struct.unpack_from("!2xH4s", raw)
-    except OSError:
-        return None
-    destination = (str(ipaddress.ip_address(address)), port)
-    return None if destination == (local, own[1]) else destination
-
 
 def _hand_over(transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
-
-
-def _peer(transport: asyncio.BaseTransport) -> str:
-    peer = transport.get_extra_info("peername")
-    return f"{canonical(peer[0])}:{peer[1]}" if peer else ""
 
 
 class OutboundArrival(asyncio.Protocol):
@@ -82,7 +46,7 @@ class OutboundArrival(asyncio.Protocol):
         destination = original_destination(transport)
         if destination is None:
             site = Site(plane, Direction.OUTBOUND, self._service, "", "tcp")
-            plane.refused(site, Refusal.NOT_CAPTURED, _peer(transport))
+            plane.refused(site, Refusal.NOT_CAPTURED, peer_name(transport))
             transport.abort()
             return
         address, port = destination
@@ -93,7 +57,7 @@ class OutboundArrival(asyncio.Protocol):
         elif plane.table.snapshot.mesh_destinations_only:
             site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
             plane.refused(
-                site, Refusal.UNKNOWN_DESTINATION, _peer(transport), f"to {address} port {port}"
+                site, Refusal.UNKNOWN_DESTINATION, peer_name(transport), f"to {address} port {port}"
             )
             transport.abort()
         else:
@@ -172,7 +136,7 @@ class InboundArrival(asyncio.Protocol):
 
     def _refuse(self, transport: asyncio.BaseTransport, refusal: Refusal, detail: str) -> None:
         site = Site(self._plane, Direction.INBOUND, "", self._service, "tcp")
-        self._plane.refused(site, refusal, _peer(transport), detail)
+        self._plane.refused(site, refusal, peer_name(transport), detail)
 
 
 class PlainArrival(asyncio.Protocol):
@@ -189,13 +153,13 @@ class PlainArrival(asyncio.Protocol):
         entry = plane.table.by_port.get(destination[1]) if destination is not None else None
         if entry is None:
             site = Site(plane, Direction.PLAIN, "", "", "permissive")
-            plane.refused(site, Refusal.NOT_CAPTURED, _peer(transport))
+            plane.refused(site, Refusal.NOT_CAPTURED, peer_name(transport))
             transport.abort()
             return
         service = entry.service
         site = PlainSite(plane, service.name)
         if service.mode is Mode.PERMISSIVE:
-            plane.admitted(site, _peer(transport))
+            plane.admitted(site, peer_name(transport))
         # An http service gets heads that were judged, so that nobody without a certificate can
         # tell its application of one.
         http = service.protocol is Protocol.HTTP

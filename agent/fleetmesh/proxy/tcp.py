@@ -6,6 +6,7 @@ import asyncio
 
 from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.address import peer_name
 from fleetmesh.proxy.dial import Failure, dial
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.relay import Relay
@@ -29,8 +30,7 @@ class TcpArrival(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
-        peer = transport.get_extra_info("peername")
-        self.peer = f"{peer[0]}:{peer[1]}" if peer else ""
+        self.peer = peer_name(transport)
         plane, site = self.plane, self.site
         lane = site.refusal or site.lane(())
         if isinstance(lane, Refusal):

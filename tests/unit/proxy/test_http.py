@@ -210,6 +210,18 @@ async def test_a_half_closed_client_is_answered(client: Client) -> None:
     assert await client.ended()
 
 
+async def test_all_that_a_half_closed_client_asked_for_is_answered(meshed: Mesh) -> None:
+    """On both sides: over TLS the end comes in the same read as the requests."""
+    for streams in (await meshed.call(), await meshed.call_inbound()):
+        client = Client(*streams)
+        for number in range(3):
+            client.send("GET", f"/any?{number}")
+        if client.writer.can_write_eof():
+            client.writer.write_eof()
+        for number in range(3):
+            assert said((await client.answer())[2])["target"] == f"/any?{number}"
+
+
 async def test_a_client_that_leaves_ends_the_exchange(meshed: Mesh, app: Scripted) -> None:
     client = Client(*await meshed.call())
     aborted = app.aborted

@@ -1,0 +1,118 @@
+"""Linking snapshots: what is found, what is kept, what is given up."""
+
+from __future__ import annotations
+
+import msgspec
+from tests.support.ca import Authority
+from tests.support.worker import local_service, snapshot, upstream
+
+from fleetmesh.core.table import Table, dropped, link
+from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.model.traffic import Endpoint, Health, Upstream
+
+AUTHORITY = Authority()
+
+
+def state(*ports: int, services: tuple[str, ...] = ("web", "cart")) -> Snapshot:
+    return snapshot(
+        AUTHORITY,
+        tuple(local_service(name, 8000 + at, None) for at, name in enumerate(services)),
+        (upstream("api", *ports, destinations=(("10.0.0.1", 80), ("fd00::1", 80))),),
+    )
+
+
+def with_endpoints(what: Snapshot, *endpoints: Endpoint) -> Snapshot:
+    old = what.upstreams[0]
+    target = msgspec.structs.replace(old.target, endpoints=endpoints)
+    new: Upstream = msgspec.structs.replace(old, target=target)
+    return msgspec.structs.replace(what, upstreams=(new,))
+
+
+def picked(table: Table, times: int = 12) -> list[int]:
+    route = table.routes["api"]
+    places = [route.pick() for _ in range(times)]
+    return [place.endpoint.port for place in places if place is not None]
+
+
+def test_both_families_of_a_destination_lead_to_its_route() -> None:
+    table = link(state(1), 1, None, 0)
+    assert table.by_destination["10.0.0.1", 80] is table.by_destination["fd00::1", 80]
+    assert table.by_destination["10.0.0.1", 80] is table.routes["api"]
+    assert table.by_port[8001].service.name == "cart"
+
+
+def test_critical_endpoints_and_those_without_weight_are_left_out() -> None:
+    base = state(1)
+    table = link(
+        with_endpoints(
+            base,
+            Endpoint("a", "1.1.1.1", 1, weight=3),
+            Endpoint("b", "1.1.1.1", 2, weight=1, health=Health.WARNING),
+            Endpoint("c", "1.1.1.1", 3, health=Health.CRITICAL),
+            Endpoint("d", "1.1.1.1", 4, weight=0),
+        ),
+        1,
+        None,
+        0,
+    )
+    assert sorted(picked(table, 8)) == [1] * 6 + [2] * 2
+
+
+def test_no_endpoint_is_told() -> None:
+    assert link(state(), 1, None, 0).routes["api"].pick() is None
+
+
+def test_tried_endpoints_are_avoided_as_long_as_there_are_others() -> None:
+    route = link(state(1, 2, 3), 1, None, 0).routes["api"]
+    place = route.pick({"node0/api", "node1/api"})
+    assert place is not None
+    assert place.endpoint.port == 3
+    assert route.pick({"node0/api", "node1/api", "node2/api"}) is not None
+
+
+def test_lanes_are_one_for_each_identity_and_family() -> None:
+    table = link(
+        with_endpoints(state(1), Endpoint("a", "10.0.0.9", 1, address6="fd00::9")), 1, None, 0
+    )
+    place = table.routes["api"].pick()
+    assert place is not None
+    web, cart = place.lane("web", False), place.lane("cart", False)
+    assert web is not cart
+    assert web is place.lane("web", False)
+    assert (web.source, web.address) == ("web", "10.0.0.9")
+    assert place.lane("web", True).address == "fd00::9"
+
+
+def test_what_did_not_change_keeps_its_lanes() -> None:
+    one = link(state(1, 2), 1, None, 0)
+    lanes = [place.lane("web", False) for place in one.routes["api"].places]
+    two = link(state(1, 2, 3), 2, one, 0)
+    assert [place.lane("web", False) for place in two.routes["api"].places[:2]] == lanes
+    assert two.services["web"].application is one.services["web"].application
+    assert dropped(one, two) == []
+
+
+def test_what_is_gone_gives_its_lanes_up() -> None:
+    one = link(state(1, 2), 1, None, 0)
+    first, second = (place.lane("web", False) for place in one.routes["api"].places)
+    two = link(state(1), 2, one, 0)
+    assert dropped(one, two) == [second]
+    three = link(state(1, services=("cart",)), 3, two, 0)
+    assert set(dropped(two, three)) == {
+        first,
+        two.services["web"].application,
+        two.services["cart"].application,
+    }
+    assert three.routes["api"].places[0].lane("web", False) is not first
+
+
+def test_health_changes_without_losing_the_connections() -> None:
+    base = state(1)
+    endpoint = base.upstreams[0].target.endpoints[0]
+    one = link(base, 1, None, 0)
+    lane = one.routes["api"].places[0].lane("web", False)
+    sick = with_endpoints(base, msgspec.structs.replace(endpoint, health=Health.CRITICAL))
+    two = link(sick, 2, one, 0)
+    assert two.routes["api"].places == []
+    three = link(base, 3, two, 0)
+    assert three.routes["api"].places[0].lane("web", False) is lane
