@@ -1,101 +1,136 @@
-"""Network namespaces for tests: two of them, joined by a cable, with nftables in the first.
-
-peer (10.99.0.1, fd99::1) ---- host (10.99.0.2, fd99::2, and 10.99.1.1 for destinations)
-"""
+"""Network namespaces of a test's own, and sockets in them, all in this process."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
-import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+CLONE_NEWNET = 0x40000000
+SO_ORIGINAL_DST = 80
+PATIENCE = 3.0
 
 T = TypeVar("T")
 
-CLONE_NEWNET = 0x40000000
-SYS_SETRESUID = 117  # x86-64; the raw call changes this thread only, the library's changes all
-
-USABLE = os.geteuid() == 0 and bool(shutil.which("nft")) and os.uname().machine == "x86_64"
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
-def run(*command: str, stdin: str | None = None) -> None:
-    subprocess.run(command, check=True, input=stdin, text=True, capture_output=True, timeout=20)
+class Netns:
+    """A namespace with `lo` up; use `netns()`."""
 
-
-class Namespace:
     def __init__(self, name: str) -> None:
         self.name = name
-        self._threads = ThreadPoolExecutor(1)
 
-    def inside(self, what: Callable[[], T], uid: int | None = None) -> T:
-        """`what` called in the namespace, sockets that it makes being of `uid`."""
+    def run(self, *argv: str, stdin: str = "") -> str:
+        """Standard output of a command inside; it must succeed."""
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.name, *argv],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{argv}: {done.stderr}"
+        return done.stdout
 
-        def enter() -> T:
-            libc = ctypes.CDLL(None, use_errno=True)
-            with Path(f"/run/netns/{self.name}").open() as file:
-                if libc.setns(file.fileno(), CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), "setns")
-            if uid is not None and libc.syscall(SYS_SETRESUID, -1, uid, -1) != 0:
-                raise OSError(ctypes.get_errno(), "setresuid")
+    def call(self, function: Callable[..., T], *args: Any, uid: int = 0) -> T:
+        """`function(*args)` inside, on a thread of its own whose sockets belong to `uid`.
+
+        Threads that it starts are inside too; sockets that it returns work everywhere.
+        """
+        result: list[T] = []
+        failure: list[BaseException] = []
+
+        def inside() -> None:
             try:
-                return what()
-            finally:
-                if uid is not None:
-                    libc.syscall(SYS_SETRESUID, -1, 0, -1)
+                self._enter()
+                _libc.setfsuid(uid)  # of this thread only; sockets take their owner from it
+                result.append(function(*args))
+            except BaseException as error:
+                failure.append(error)
 
-        return self._threads.submit(enter).result()
+        thread = threading.Thread(target=inside)
+        thread.start()
+        thread.join()
+        if failure:
+            raise failure[0]
+        return result[0]
 
-    def socket(self, family: int = socket.AF_INET, uid: int | None = None) -> socket.socket:
-        sock = self.inside(lambda: socket.socket(family, socket.SOCK_STREAM), uid)
-        sock.setblocking(False)
-        return sock
+    def listen(self, address: str, port: int) -> socket.socket:
+        """A listening socket inside; on `::` it takes both families."""
 
-    def listening(self, host: str, port: int) -> socket.socket:
-        """Of both families where `host` is `::`."""
-        sock = self.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if host == "::":
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind((host, port))
-        sock.listen(128)
-        return sock
+        def open_socket() -> socket.socket:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if address == "::":
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.bind((address, port))
+            sock.listen(64)
+            sock.settimeout(PATIENCE)
+            return sock
 
-    def close(self) -> None:
-        self._threads.shutdown()
-        run("ip", "netns", "delete", self.name)
+        return self.call(open_socket)
+
+    def connect(self, address: str, port: int, uid: int = 0) -> socket.socket:
+        """A connection from inside, made by `uid`."""
+        return self.call(socket.create_connection, (address, port), PATIENCE, uid=uid)
+
+    def _enter(self) -> None:
+        fd = os.open(f"/run/netns/{self.name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _libc.setns(fd, CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        finally:
+            os.close(fd)
 
 
 @contextmanager
-def cabled(rules: str) -> Iterator[tuple[Namespace, Namespace]]:
-    """(host, peer); `rules` is an nft script for the host."""
-    names = [f"fm{os.getpid()}{side}" for side in ("h", "p")]
-    spaces: list[Namespace] = []
+def netns(label: str) -> Iterator[Netns]:
+    """A new namespace, deleted at the end. `label` is at most eight characters."""
+    name = f"fmt-{label}-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
     try:
-        for name in names:
-            run("ip", "netns", "add", name)
-            spaces.append(Namespace(name))
-            run("ip", "-n", name, "link", "set", "lo", "up")
-        host, peer = names
-        run(
-            "ip", "link", "add", "eth0", "netns", host, "type", "veth",
-            "peer", "name", "eth0", "netns", peer,
-        )  # fmt: skip
-        for name, addresses in (
-            (host, ("10.99.0.2/24", "10.99.1.1/32", "fd99::2/64")),
-            (peer, ("10.99.0.1/24", "fd99::1/64")),
-        ):
-            for address in addresses:
-                extra = ("nodad",) if ":" in address else ()
-                run("ip", "-n", name, "address", "add", address, "dev", "eth0", *extra)
-            run("ip", "-n", name, "link", "set", "eth0", "up")
-        run("ip", "netns", "exec", host, "nft", "-f", "-", stdin=rules)
-        yield spaces[0], spaces[1]
+        space = Netns(name)
+        space.run("ip", "link", "set", "lo", "up")
+        yield space
     finally:
-        for space in spaces:
-            space.close()
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def join(one: Netns, other: Netns, number: int) -> None:
+    """A veth pair between the two: `one` is 10.99.<number>.1 and fd99:<number>::1, `other` .2 and
+    ::2; each is the other's default route."""
+    one.run(
+        "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", other.name
+    )
+    for host, space in ((1, one), (2, other)):
+        gateway = 3 - host
+        space.run("ip", "addr", "add", f"10.99.{number}.{host}/24", "dev", "eth0")
+        space.run("ip", "addr", "add", f"fd99:{number}::{host}/64", "dev", "eth0", "nodad")
+        space.run("ip", "link", "set", "eth0", "up")
+        space.run("ip", "route", "add", "default", "via", f"10.99.{number}.{gateway}")
+        space.run("ip", "-6", "route", "add", "default", "via", f"fd99:{number}::{gateway}")
+
+
+def original_destination(sock: socket.socket) -> tuple[str, int]:
+    """Address and port that the peer of an accepted socket had dialled; the socket's own name
+    when nothing was redirected. Raises OSError when the kernel knows no such connection."""
+    local = sock.getsockname()[0]
+    if sock.family == socket.AF_INET6 and not local.startswith("::ffff:"):
+        raw = sock.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
+        return socket.inet_ntop(socket.AF_INET6, raw[8:24]), int.from_bytes(raw[2:4], "big")
+    raw = sock.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, 16)
+    return socket.inet_ntop(socket.AF_INET, raw[4:8]), int.from_bytes(raw[2:4], "big")
+
+
+def tables(space: Netns) -> set[str]:
+    """Names of the nftables tables inside, as `inet fleetmesh`."""
+    listed = json.loads(space.run("nft", "-j", "list", "tables"))["nftables"]
+    return {f"{e['table']['family']} {e['table']['name']}" for e in listed if "table" in e}
