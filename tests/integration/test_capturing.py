@@ -213,6 +213,9 @@ def test_what_others_change_is_seen_and_repaired(
         host.run("nft", "add", "rule", "inet", "fleetmesh", "output", "drop")
         await until(lambda: repairs() == 2)
         assert kernel() == rules_of(settings)
+        host.run("nft", "flush", "ruleset")
+        await keeper.apply(settings, PORTS, UIDS)
+        assert repairs() == 3
         await keeper.stop()
 
     run(host, scenario)

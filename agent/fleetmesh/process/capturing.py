@@ -44,6 +44,7 @@ class CaptureKeeper:
         self._switch = Switch()
         self._wanted: Inputs | None = None
         self._in_force = NOTHING
+        self._placed: Inputs | None = None
         self._refused: Inputs | None = None
         self._saved = (NOTHING, Switch())
         self._error = ""
@@ -110,13 +111,7 @@ class CaptureKeeper:
                 again = switch.want(self._switch, self._wanted, boottime(), self._patience)
                 await self._move(*again, "applied")
             elif self._wanted is not None and self._in_force.services:
-                changed = await self._put(self._in_force)
-                if changed:
-                    log.warning(
-                        "capture rules had drifted from what is wanted and are restored:\n%s",
-                        "\n".join(changed),
-                        extra=_fields("repaired", self._in_force),
-                    )
+                await self._put(self._in_force)
 
     def status(self) -> CaptureStatus:
         pending = self._switch.pending
@@ -177,6 +172,7 @@ class CaptureKeeper:
         """
         if after.pending is not None:
             await self._save(target, after)
+        restored = target == self._placed
         changed = await self._put(target)
         if changed is None:
             self._refused = target
@@ -184,7 +180,7 @@ class CaptureKeeper:
             self._refused, self._in_force, self._switch = None, target, after
             self._armed.set()
         await self._save(self._in_force, self._switch)
-        if changed:
+        if changed and not restored:
             _log_move(event, after, target, boottime())
 
     async def _put(self, target: Inputs) -> tuple[str, ...] | None:
@@ -200,7 +196,13 @@ class CaptureKeeper:
                 )
             self._error = str(error)
             return None
-        self._error, self._drift = "", False
+        if changed and target == self._placed:
+            log.warning(
+                "capture rules had drifted from what is wanted and are restored:\n%s",
+                "\n".join(changed),
+                extra=_fields("repaired", target),
+            )
+        self._error, self._drift, self._placed = "", False, target
         return changed
 
     async def _save(self, in_force: Inputs, state: Switch) -> None:
