@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,21 +16,17 @@ from msgspec.structs import replace
 
 from fleetmesh.edge import users
 from fleetmesh.edge.consul import ConsulClient
-from fleetmesh.model import snapshot as snapshots
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.compile import compile_snapshot
 from fleetmesh.plan.ports import Allocation, allocate
 from fleetmesh.plan.registration import desired
 from fleetmesh.process.capturing import CaptureKeeper
-from fleetmesh.process.memory import keep_snapshot, recall_snapshot, save_ports
+from fleetmesh.process.front import Front
 from fleetmesh.process.observing import Observer
 from fleetmesh.process.registering import Registrar
-from fleetmesh.process.sockets import Sockets, wanted_listeners
-from fleetmesh.process.supervisor import Supervisor
 from fleetmesh.process.tasks import TaskSet
-from fleetmesh.process.workers import Publication
-from fleetmesh.settings import Settings, WorkerSettings
+from fleetmesh.settings import Settings
 from fleetmesh.settings.load import load
 
 log = logging.getLogger(__name__)
@@ -52,25 +47,17 @@ class Mesh:
     def __init__(
         self,
         files: tuple[Path, Path],
-        settings: Settings,
-        ports: Allocation,
+        front: Front,
         client: ConsulClient,
-        inherited: dict[str, int],
         changed: Callable[[], None],
     ) -> None:
-        self.settings = settings
-        self.ports = ports
-        self.uids = _uids(settings)
-        self.snapshot: Snapshot | None = None
-        self.digest = ""
-        self.generation = 0
+        self.front = front
+        self.uids = _uids(front.settings)
         self.refused: list[Problem] = []
         self.problems: list[Problem] = []
-        self.sockets = Sockets(inherited)
-        self.supervisor = Supervisor(*_worker_arguments(settings))
-        self.observer = Observer(client, settings, self._mark, lambda: self.registrar.nudge())
+        self.observer = Observer(client, front.settings, self._mark, lambda: self.registrar.nudge())
         self.registrar = Registrar(client, self.observer.contact)
-        self.keeper = CaptureKeeper(settings)
+        self.keeper = CaptureKeeper(front.settings)
         self._files = files
         self._changed = changed
         self._loop = asyncio.get_running_loop()
@@ -79,19 +66,12 @@ class Mesh:
         self._reconciling = asyncio.Lock()
         self._tasks = TaskSet()
 
-    def open(self) -> list[Problem]:
-        """Open the listeners; the problems of those that could not be had."""
-        problems = self.sockets.open(wanted_listeners(self.ports, self.settings.ports.plain))
-        if not problems:
-            save_ports(self.settings.state_dir, self.ports)
-        return problems
-
     async def start(self) -> None:
-        """Start the workers, serve what the agent before us served, then ask Consul."""
-        await self.supervisor.start()
+        """Put in force what the workers serve already, if anything, then ask Consul."""
         await self.keeper.start()
-        await self._restore()
-        self.sockets.close_unwanted(wanted_listeners(self.ports, self.settings.ports.plain))
+        if self.front.snapshot is not None:
+            async with self._reconciling:
+                await self._put_in_force(self.front.snapshot)
         self.observer.start()
         self.registrar.start()
         self._tasks.spawn(self._reconcile_for_ever(), "reconcile")
@@ -104,18 +84,7 @@ class Mesh:
         await self.observer.close()
         await self.registrar.close()
         await self.keeper.stop()
-        await self.supervisor.drain()
-
-    async def _restore(self) -> None:
-        fd = self.sockets.inherited_snapshot()
-        snapshot = recall_snapshot(fd) if fd is not None else None
-        if snapshot is None:
-            return
-        declared = {service.name for service in self.settings.services}
-        services = tuple(s for s in snapshot.services if s.name in declared)
-        log.info("serving the snapshot of before", extra={"fields": {"event": "restored"}})
-        async with self._reconciling:
-            await self._put_in_force(replace(snapshot, services=services))
+        await self.front.supervisor.drain()
 
     def _mark(self) -> None:
         self._dirty.set()
@@ -134,60 +103,33 @@ class Mesh:
 
     def _may_compile(self) -> bool:
         """Before every watch has answered once, a compilation would lack upstreams."""
-        patience = FIRST_PATIENCE if self.snapshot is None else FULL_PATIENCE
+        patience = FIRST_PATIENCE if self.front.snapshot is None else FULL_PATIENCE
         return self.observer.complete or self._loop.time() - self._started >= patience
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, again: bool = False) -> None:
+        front = self.front
         if self._may_compile():
-            compiled = compile_snapshot(self.settings, self.observer.observed, self.snapshot)
+            compiled = compile_snapshot(front.settings, self.observer.observed, front.snapshot)
             if isinstance(compiled, list):
                 self.problems = compiled
             else:
                 self.problems = list(compiled.warnings)
-                await self._put_in_force(compiled.snapshot)
+                await self._put_in_force(compiled.snapshot, again)
         self._changed()
 
-    async def _put_in_force(self, snapshot: Snapshot) -> None:
-        digest = snapshots.digest(snapshot)
-        if digest != self.digest:
-            await self._publish(snapshot, digest)
-        await self._capture(self.settings)
+    async def _put_in_force(self, snapshot: Snapshot, again: bool = False) -> None:
+        self.problems += await self.front.publish(snapshot, again)
+        settings = self.front.settings
+        await self._capture(settings)
         protocols = {service.name: service.protocol for service in snapshot.services}
         ready = frozenset(s.name for s in snapshot.services if s.leaf is not None)
-        self.registrar.want(desired(self.settings, self.ports, protocols), ready)
-
-    async def _publish(self, snapshot: Snapshot, digest: str) -> None:
-        self.generation += 1
-        failures = await self.supervisor.publish(
-            Publication(
-                self.generation,
-                snapshots.encode(snapshot),
-                self.sockets.listeners,
-                self.sockets.sockets,
-            )
-        )
-        self.problems += [Problem("workers", failure) for failure in failures]
-        self.snapshot, self.digest = snapshot, digest
-        keep_snapshot(snapshot)
-        log.info(
-            "generation %d is served: %d services, %d upstreams",
-            self.generation,
-            len(snapshot.services),
-            len(snapshot.upstreams),
-            extra={
-                "fields": {
-                    "event": "published",
-                    "generation": self.generation,
-                    "digest": digest,
-                }
-            },
-        )
+        self.registrar.want(desired(settings, self.front.ports, protocols), ready)
 
     async def _capture(self, settings: Settings) -> None:
         """Capture those services that have an identity."""
-        services = self.snapshot.services if self.snapshot else ()
+        services = self.front.snapshot.services if self.front.snapshot else ()
         identified = {service.name for service in services if service.leaf is not None}
-        await self.keeper.apply(_only(settings, identified), self.ports.outbound, self.uids)
+        await self.keeper.apply(_only(settings, identified), self.front.ports.outbound, self.uids)
 
     async def reload(self) -> list[Problem]:
         """Read the settings again. With problems nothing changes, but they are shown."""
@@ -215,47 +157,34 @@ class Mesh:
                 "restart it: systemctl restart fleetmesh-agent",
             )
             for key in FIXED
-            if getattr(settings, key) != getattr(self.settings, key)
+            if getattr(settings, key) != getattr(self.front.settings, key)
         ]
         if fixed:
             return fixed
-        ports = allocate(settings, self.ports)
+        ports = allocate(settings, self.front.ports)
         if not isinstance(ports, Allocation):
             return ports
         uids = await asyncio.to_thread(_uids, settings)
-        wanted = wanted_listeners(ports, settings.ports.plain)
-        problems = self.sockets.open(wanted)
+        problems = self.front.try_listeners(settings, ports)
         if problems:
-            before = wanted_listeners(self.ports, self.settings.ports.plain)
-            self.sockets.open(before)
-            self.sockets.close_unwanted(before)
             return problems
         await self._switch(settings, ports, uids)
-        self.sockets.close_unwanted(wanted)
+        self.front.close_unwanted()
         return []
 
     async def _switch(self, settings: Settings, ports: Allocation, uids: Mapping[str, int]) -> None:
+        before = self.front.settings
         staying = {service.name for service in settings.services}
-        if not staying.issuperset(service.name for service in self.settings.services):
-            await self._capture(_only(self.settings, staying))
-        self.settings, self.ports, self.uids = settings, ports, dict(uids)
-        save_ports(settings.state_dir, ports)
-        await self.supervisor.reconfigure(*_worker_arguments(settings))
+        if not staying.issuperset(service.name for service in before.services):
+            await self._capture(_only(before, staying))
+        self.uids = dict(uids)
+        await self.front.switch(settings, ports)
         self.observer.retarget(settings)
-        self.digest = ""  # the listeners may have changed though the snapshot has not
-        await self._reconcile()
+        await self._reconcile(again=True)
 
 
 def _only(settings: Settings, names: set[str]) -> Settings:
     return replace(settings, services=tuple(s for s in settings.services if s.name in names))
-
-
-def _worker_arguments(settings: Settings) -> tuple[int, WorkerSettings, float]:
-    return (
-        settings.workers or len(os.sched_getaffinity(0)),
-        WorkerSettings(settings.http, settings.tcp, settings.log_level),
-        settings.drain_timeout,
-    )
 
 
 def _uids(settings: Settings) -> dict[str, int]:

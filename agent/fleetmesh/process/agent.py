@@ -1,0 +1,197 @@
+"""The running agent around its Front and its Mesh: signals, readiness, watchdog, the admin API,
+the metrics page."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fleetmesh import __version__
+from fleetmesh.edge import admin, metrics, systemd
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.metrics import Figures
+from fleetmesh.model.problem import Problem
+from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.model.status import ConsulStatus, Status
+from fleetmesh.process import reporting
+from fleetmesh.process.front import Front
+from fleetmesh.process.mesh import Mesh
+from fleetmesh.process.tasks import TaskSet
+
+log = logging.getLogger(__name__)
+
+READY_PATIENCE = 5.0
+"""Seconds until the agent is READY although Consul has not answered."""
+EXIT_FAILED = 1
+
+
+class Agent:
+    """Implements edge.admin.Agent."""
+
+    def __init__(self, files: tuple[Path, Path], front: Front, client: ConsulClient) -> None:
+        self._front = front
+        self._client = client
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._mesh = Mesh(files, front, client, self._changed)
+        self._servers: list[admin.Server] = []
+        self._tasks = TaskSet()
+        self._stop = asyncio.Event()
+        self._ready = False
+
+    async def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop.set)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hangup)
+        if (interval := systemd.watchdog_interval()) is not None:
+            self._tasks.spawn(_beat(interval), "watchdog")
+        try:
+            await self._serve()
+        except OSError as error:
+            log.error("admin API or metrics page: %s", error)
+            return EXIT_FAILED
+        await self._mesh.start()
+        self._changed()
+        self._tasks.spawn(self._be_patient(), "patience")
+        log.info(
+            "agent %s started with %d services",
+            __version__,
+            len(self._front.settings.services),
+            extra={"fields": {"event": "started", "version": __version__}},
+        )
+        await self._stop.wait()
+        await self._end()
+        return 0
+
+    async def _serve(self) -> None:
+        """Raises OSError."""
+        settings, sockets = self._front.settings, self._front.sockets
+        page = metrics.application(self.figures, lambda: self._front.supervisor.serving)
+        self._servers = [
+            admin.Server(admin.application(self), sockets.admin(settings.admin_socket)),
+            admin.Server(page, sockets.metrics(settings.metrics_address)),
+        ]
+        for server in self._servers:
+            await server.start()
+
+    async def _end(self) -> None:
+        systemd.notify("STOPPING=1", "STATUS=Draining")
+        log.info("stopping", extra={"fields": {"event": "stopping"}})
+        await self._mesh.end()
+        for server in self._servers:
+            await server.close()
+        await self._tasks.close()
+
+    async def _be_patient(self) -> None:
+        await asyncio.sleep(READY_PATIENCE)
+        self._be_ready()
+
+    def _be_ready(self) -> None:
+        if not self._ready:
+            self._ready = True
+            systemd.notify("READY=1")
+
+    def _changed(self) -> None:
+        """The mesh has something new: be ready with the first snapshot, tell systemd."""
+        mesh, front = self._mesh, self._front
+        if front.snapshot is not None:
+            self._be_ready()
+        systemd.notify(
+            "STATUS="
+            + reporting.sentence(
+                front.snapshot,
+                front.generation,
+                [*mesh.refused, *mesh.problems],
+                self._consul_error,
+                mesh.keeper.status().state,
+            )
+        )
+
+    def _hangup(self) -> None:
+        self._tasks.spawn(self.reload(), "reload")
+
+    async def reload(self) -> Sequence[Problem]:
+        problems = await self._mesh.reload()
+        systemd.setup_logging(self._front.settings.log_level)
+        return problems
+
+    async def status(self) -> Status:
+        mesh, front = self._mesh, self._front
+        reports = await front.supervisor.collect()
+        snapshot, observed = front.snapshot, mesh.observer.observed
+        error, last_contact = self._consul_error, self._last_contact
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            uptime=self._loop.time() - self._started,
+            node=observed.node or (snapshot.node if snapshot else ""),
+            datacenter=observed.datacenter or (snapshot.datacenter if snapshot else ""),
+            trust_domain=snapshot.trust_domain if snapshot else "",
+            generation=front.generation,
+            digest=front.digest,
+            consul=ConsulStatus(
+                address=self._client.address,
+                reachable=not error and last_contact is not None,
+                last_contact=last_contact,
+                error=error,
+            ),
+            capture=mesh.keeper.status(),
+            services=tuple(
+                reporting.service_status(
+                    service, snapshot, front.ports, mesh.uids, mesh.registrar.registered, reports
+                )
+                for service in front.settings.services
+            ),
+            upstreams=snapshot.upstreams if snapshot else (),
+            workers=reporting.worker_statuses(front.supervisor),
+            problems=(*mesh.refused, *mesh.problems),
+            default_allow=snapshot.default_allow if snapshot else False,
+        )
+
+    async def figures(self) -> Figures:
+        supervisor = self._front.supervisor
+        return reporting.figures(
+            supervisor,
+            await supervisor.collect(),
+            self._mesh.keeper.status(),
+            self._last_contact,
+            not self._consul_error,
+        )
+
+    def snapshot(self) -> Snapshot | None:
+        return self._front.snapshot
+
+    async def capture_view(self) -> Any:
+        return await self._mesh.keeper.view()
+
+    async def capture_apply(self, confirm_within: float | None) -> Any:
+        return await self._mesh.keeper.insist(confirm_within)
+
+    async def capture_confirm(self) -> bool:
+        return await self._mesh.keeper.confirm()
+
+    async def capture_remove(self) -> Any:
+        return await self._mesh.keeper.remove()
+
+    @property
+    def _consul_error(self) -> str:
+        failing = self._mesh.observer.failing
+        return next(iter(failing.values()), self._mesh.registrar.error)
+
+    @property
+    def _last_contact(self) -> float | None:
+        """Seconds since the last good answer."""
+        at = self._mesh.observer.last_contact
+        return None if at is None else self._loop.time() - at
+
+
+async def _beat(interval: float) -> None:
+    """Tell the watchdog that the event loop turns."""
+    while True:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval)

@@ -1,0 +1,117 @@
+"""What carries this host's traffic: the listening sockets, the workers, and what they serve.
+
+Its imports are few on purpose: after a restart connections wait in the sockets' queues until a
+worker serves what was served before, and everything else can be loaded meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from msgspec.structs import replace
+
+from fleetmesh.model import snapshot as snapshots
+from fleetmesh.model.problem import Problem
+from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.plan.ports import Allocation
+from fleetmesh.process.memory import keep_snapshot, recall_snapshot, save_ports
+from fleetmesh.process.sockets import Sockets, wanted_listeners
+from fleetmesh.process.supervisor import Supervisor
+from fleetmesh.process.workers import Publication
+from fleetmesh.settings import Settings, WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+class Front:
+    """`snapshot` is what the workers serve, as `generation`; None before the first."""
+
+    def __init__(self, settings: Settings, ports: Allocation, inherited: dict[str, int]) -> None:
+        self.settings = settings
+        self.ports = ports
+        self.snapshot: Snapshot | None = None
+        self.digest = ""
+        self.generation = 0
+        self.sockets = Sockets(inherited)
+        self.supervisor = Supervisor(*_worker_arguments(settings))
+
+    def open(self) -> list[Problem]:
+        """Open the listeners; the problems of those that could not be had."""
+        problems = self.sockets.open(wanted_listeners(self.ports, self.settings.ports.plain))
+        if not problems:
+            save_ports(self.settings.state_dir, self.ports)
+        return problems
+
+    async def start(self) -> None:
+        """Start the workers and let them serve what the agent before us served, if systemd kept
+        it."""
+        await self.supervisor.start()
+        fd = self.sockets.inherited_snapshot()
+        snapshot = recall_snapshot(fd) if fd is not None else None
+        if snapshot is not None:
+            declared = {service.name for service in self.settings.services}
+            services = tuple(s for s in snapshot.services if s.name in declared)
+            log.info("serving the snapshot of before", extra={"fields": {"event": "restored"}})
+            await self.publish(replace(snapshot, services=services))
+        self.close_unwanted()
+
+    async def publish(self, snapshot: Snapshot, again: bool = False) -> list[Problem]:
+        """Let every worker serve `snapshot`; which of them do not. Nothing happens when they
+        serve it already, unless `again`: because the listeners changed."""
+        digest = snapshots.digest(snapshot)
+        if digest == self.digest and not again:
+            return []
+        self.generation += 1
+        failures = await self.supervisor.publish(
+            Publication(
+                self.generation,
+                snapshots.encode(snapshot),
+                self.sockets.listeners,
+                self.sockets.sockets,
+            )
+        )
+        self.snapshot, self.digest = snapshot, digest
+        keep_snapshot(snapshot)
+        log.info(
+            "generation %d is served: %d services, %d upstreams",
+            self.generation,
+            len(snapshot.services),
+            len(snapshot.upstreams),
+            extra={
+                "fields": {
+                    "event": "published",
+                    "generation": self.generation,
+                    "digest": digest,
+                }
+            },
+        )
+        return [Problem("workers", failure) for failure in failures]
+
+    def try_listeners(self, settings: Settings, ports: Allocation) -> list[Problem]:
+        """Open the listeners of new settings beside those of the old; when some cannot be had,
+        only the old ones are left."""
+        problems = self.sockets.open(wanted_listeners(ports, settings.ports.plain))
+        if problems:
+            before = wanted_listeners(self.ports, self.settings.ports.plain)
+            self.sockets.open(before)
+            self.sockets.close_unwanted(before)
+        return problems
+
+    async def switch(self, settings: Settings, ports: Allocation) -> None:
+        """Take over settings whose listeners are open; the next publication must be `again`."""
+        self.settings, self.ports = settings, ports
+        save_ports(settings.state_dir, ports)
+        await self.supervisor.reconfigure(*_worker_arguments(settings))
+
+    def close_unwanted(self) -> None:
+        """Close the listeners of services that are gone."""
+        self.sockets.close_unwanted(wanted_listeners(self.ports, self.settings.ports.plain))
+
+
+def _worker_arguments(settings: Settings) -> tuple[int, WorkerSettings, float]:
+    return (
+        settings.workers or len(os.sched_getaffinity(0)),
+        WorkerSettings(settings.http, settings.tcp, settings.log_level),
+        settings.drain_timeout,
+    )
