@@ -137,10 +137,7 @@ def on_stop(
     Nothing happens when systemd is about to start the agent again: the sockets stay open in its
     store, connections wait in their queues.
     """
-    from fleetmesh.capture import redirect, switch
-    from fleetmesh.edge import netlink
     from fleetmesh.edge.jobs import stop_sockets, stopped_for_good
-    from fleetmesh.process.capture_files import CaptureFiles
 
     if not (gave_up or "MONITOR_UNIT" in os.environ):
         if not stopped_for_good(UNIT):
@@ -148,6 +145,11 @@ def on_stop(
             return
         if not stop_sockets(UNIT):
             typer.echo("the socket units stay: a connection to one starts the agent again")
+    # Loaded late: a restart, which ends above, has connections waiting for the next agent.
+    from fleetmesh.capture import redirect, switch
+    from fleetmesh.edge import netlink
+    from fleetmesh.process.capture_files import CaptureFiles
+
     in_force, then = CaptureFiles(state_dir, run_dir).load()
     kept = redirect.closed(switch.settled(then, in_force))
     try:

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 from tests.support.app import Scripted
 from tests.support.ca import Authority
-from tests.support.mesh import Streams
 from tests.support.cable import USABLE, Namespace, cabled
+from tests.support.mesh import Streams
 from tests.support.worker import WorkerProcess, inbound, local_service, snapshot, upstream
 
 from fleetmesh.edge.ipc import Listener, ListenerKind
