@@ -52,7 +52,8 @@ class Publish(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Accept nothing more, finish what is under way within `seconds`, then exit with 0."""
+    """Finish what is under way within `seconds`, accept nothing more after the first of them, then
+    exit with 0."""
 
     seconds: float
 

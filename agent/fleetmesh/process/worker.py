@@ -38,7 +38,7 @@ from fleetmesh.edge.tls import IdentityError, client_context, server_context
 from fleetmesh.model.report import Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
 from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
-from fleetmesh.proxy.plane import Identity, Plane
+from fleetmesh.proxy.plane import GRACE, Identity, Plane
 from fleetmesh.settings import WorkerSettings
 
 _log = logging.getLogger("fleetmesh.process.worker")  # run as __main__
@@ -199,22 +199,34 @@ class Worker:
         return self._plane.telemetry.report(os.getpid(), self._plane.table.generation, served)
 
     async def _drain(self, seconds: float) -> None:
-        """Finish what is under way, but not for longer than `seconds`."""
-        for server in self._servers.values():
-            server.close()
-        self._servers.clear()
+        """Finish what is under way, but not for longer than `seconds`.
+
+        For as long as idle connections are given to go quietly, new ones are still accepted, for
+        one request each: an agent that restarts has no successor yet, and callers should not
+        wait longer than its start takes.
+        """
         plane = self._plane
-        end = time.monotonic() + seconds
+        begin = time.monotonic()
+        end = begin + seconds
+        last_accepted = begin + min(GRACE, seconds / 2)
         plane.drain()
         collecting = asyncio.ensure_future(self._keep_reporting())
         while plane.connections and time.monotonic() < end and not collecting.done():
             await asyncio.wait({collecting}, timeout=0.05)
+            if time.monotonic() >= last_accepted:
+                self._stop_accepting()
+        self._stop_accepting()
         collecting.cancel()
         await asyncio.gather(collecting, return_exceptions=True)
         left = plane.abort_all()
         fields = {"event": "drained", "cut": str(left)}
         _log.info("drained, %d connections cut", left, extra={"fields": fields})
         await asyncio.sleep(0)
+
+    def _stop_accepting(self) -> None:
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
 
     async def _keep_reporting(self) -> None:
         """A draining worker still answers Collect."""
