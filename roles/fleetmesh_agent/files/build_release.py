@@ -81,10 +81,9 @@ def copy_sources(root: Path, target: Path) -> None:
 
 
 def released(root: Path, version: str) -> bool:
-    """Whether the tree is exactly that release: its tag, checked out and clean, or no git at all
-    (an installed collection)."""
+    """Whether the tree is exactly that release: its tag, checked out and clean."""
     if not (root / ".git").exists():
-        return True
+        return False
     git = ["git", "-c", f"safe.directory={root}", "-C", str(root)]
     tags = subprocess.run([*git, "tag", "--points-at", "HEAD"], capture_output=True, text=True)
     clean = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True)
