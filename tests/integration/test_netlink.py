@@ -256,6 +256,25 @@ def test_replacing_leaves_no_gap(pair: Pair) -> None:
     assert replaced[0] >= 5
 
 
+def test_what_is_read_is_never_half_of_two_rule_sets(pair: Pair) -> None:
+    """Chains and rules come in separate dumps, while somebody puts rules in and out."""
+    stop = threading.Event()
+
+    def flicker() -> None:
+        while not stop.is_set():
+            pair.host.call(netlink.replace, RULES)
+            pair.host.call(netlink.remove)
+
+    flickering = threading.Thread(target=flicker)
+    flickering.start()
+    try:
+        seen = [pair.host.call(netlink.read).ruleset for _ in range(150)]
+    finally:
+        stop.set()
+        flickering.join()
+    assert {len(rules) for rules in seen} == {0, len(RULES)}
+
+
 def test_a_refused_rule_set_leaves_the_old_one(pair: Pair) -> None:
     """One rule that the kernel refuses (a redirect outside nat) undoes the whole batch."""
     pair.host.call(netlink.replace, RULES)

@@ -20,11 +20,13 @@ from pyroute2.netlink.nfnetlink.nftsocket import (
     NFPROTO_INET,
     NFT_MSG_DELTABLE,
     NFT_MSG_GETCHAIN,
+    NFT_MSG_GETGEN,
     NFT_MSG_GETRULE,
     NFT_MSG_NEWCHAIN,
     NFT_MSG_NEWRULE,
     NFT_MSG_NEWTABLE,
     nft_chain_msg,
+    nft_gen_msg,
     nft_rule_msg,
     nft_table_msg,
 )
@@ -92,12 +94,14 @@ def remove() -> None:
 
 def read() -> Reading:
     """Our table as the kernel has it, counters included. Raises NetfilterError."""
+    before = _generation()
     for _ in range(_ATTEMPTS):
-        generations: set[int] = set()
-        chains = [m for m in _dump(NFT_MSG_GETCHAIN, nft_chain_msg, generations) if _ours(m)]
-        rules = [m for m in _dump(NFT_MSG_GETRULE, _RawRule, generations) if _ours(m)]
-        if len(generations) <= 1:
+        chains = [m for m in _ask(NFT_MSG_GETCHAIN, nft_chain_msg) if _ours(m)]
+        rules = [m for m in _ask(NFT_MSG_GETRULE, _RawRule) if _ours(m)]
+        after = _generation()
+        if after == before:
             return _reading(chains, rules)
+        before = after
     raise NetfilterError(errno.EAGAIN, "the rules change faster than they can be read")
 
 
@@ -105,7 +109,7 @@ def foreign_nat_chains() -> tuple[str, ...]:
     """nat chains of other tables at the hooks where capture redirects, as `ip docker/OUTPUT hook
     output priority -100`. One of a lower priority decides before us. Raises NetfilterError."""
     found = []
-    for message in _dump(NFT_MSG_GETCHAIN, nft_chain_msg, set()):
+    for message in _ask(NFT_MSG_GETCHAIN, nft_chain_msg):
         hook = message.get_attr("NFTA_CHAIN_HOOK")
         family = _FAMILIES.get(message["nfgen_family"])
         if _ours(message) or hook is None or family is None:
@@ -195,23 +199,26 @@ def _transact(messages: Sequence[Any]) -> None:
                     waiting.discard(number)
 
 
-def _dump(command: int, kind: Any, generations: set[int]) -> Iterator[Any]:
-    """Every chain or rule of the network namespace; adds the rule set generations seen."""
-    message = _message(kind, command, NLM_F_DUMP, [])
+def _generation() -> int:
+    """Of all rules in the network namespace; every transaction makes a new one."""
+    return sum(m.get_attr("NFTA_GEN_ID") for m in _ask(NFT_MSG_GETGEN, nft_gen_msg, 0))
+
+
+def _ask(command: int, kind: Any, flags: int = NLM_F_DUMP) -> Iterator[Any]:
+    """The answers: to a dump, every chain or rule of the network namespace."""
+    message = _message(kind, command, flags, [])
     message["nfgen_family"] = 0
     message.encode()
     with _socket() as sock:
         _send(sock, message.data)
         while True:
-            for answer, flags, _, body in _answers(sock):
-                if answer == _NLMSG_DONE:
-                    return
+            for answer, answer_flags, _, body in _answers(sock):
                 if answer == _NLMSG_ERROR:
-                    _check(flags, body)
-                    continue
-                parsed = kind(_HEADER.pack(_HEADER.size + len(body), answer, flags, 0, 0) + body)
+                    _check(answer_flags, body)
+                if answer in (_NLMSG_DONE, _NLMSG_ERROR):
+                    return
+                parsed = kind(_HEADER.pack(_HEADER.size + len(body), answer, 0, 0, 0) + body)
                 parsed.decode()
-                generations.add(parsed["res_id"])
                 yield parsed
 
 
