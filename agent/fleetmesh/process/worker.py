@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import msgspec
 import uvloop
 
-from fleetmesh.core.table import Table, link
+from fleetmesh.core.table import link
 from fleetmesh.edge.ipc import (
     Applied,
     Channel,
@@ -113,16 +113,10 @@ class Worker:
             if replaced is not None:
                 replaced.close()
             self._sockets[name] = socket.socket(fileno=fd)
-        try:
-            snapshot = decode(message.snapshot)
-        except msgspec.DecodeError as error:
-            await self._channel.send(Applied(message.generation, f"snapshot: {error}"))
+        first = not self._plane.table.generation
+        problems = await self._swap(message)
+        if problems is None:
             return
-        plane = self._plane
-        problems: list[str] = []
-        identities = self._identities(snapshot, problems)
-        first = not plane.table.generation
-        plane.publish(self._link(snapshot, message.generation), identities)
         await self._listen(message.listeners, frozenset(message.attached), problems)
         if first:
             # What exists now stays: no collection need ever look at it again.
@@ -130,8 +124,18 @@ class Worker:
             gc.freeze()
         await self._channel.send(Applied(message.generation, "; ".join(problems)))
 
-    def _link(self, snapshot: Snapshot, generation: int) -> Table:
-        return link(snapshot, generation, self._plane.table, self._number)
+    async def _swap(self, message: Publish) -> list[str] | None:
+        """Serve the snapshot; the problems with identities. None: it was refused, and told."""
+        try:
+            snapshot = decode(message.snapshot)
+        except msgspec.DecodeError as error:
+            await self._channel.send(Applied(message.generation, f"snapshot: {error}"))
+            return None
+        plane = self._plane
+        problems: list[str] = []
+        identities = self._identities(snapshot, problems)
+        plane.publish(link(snapshot, message.generation, plane.table, self._number), identities)
+        return problems
 
     def _identities(self, snapshot: Snapshot, problems: list[str]) -> dict[str, Identity]:
         """Contexts for every service that has a leaf; those of an unchanged leaf are kept, and
@@ -210,7 +214,7 @@ class Worker:
         end = begin + seconds
         last_accepted = begin + min(GRACE, seconds / 2)
         plane.drain()
-        collecting = asyncio.ensure_future(self._keep_reporting())
+        collecting = asyncio.ensure_future(self._keep_listening())
         while plane.connections and time.monotonic() < end and not collecting.done():
             await asyncio.wait({collecting}, timeout=0.05)
             if time.monotonic() >= last_accepted:
@@ -228,13 +232,18 @@ class Worker:
             server.close()
         self._servers.clear()
 
-    async def _keep_reporting(self) -> None:
-        """A draining worker still answers Collect."""
+    async def _keep_listening(self) -> None:
+        """A draining worker still answers Collect, and a new denial still ends what it forbids;
+        listeners are its successor's."""
         while True:
             message, fds = await self._channel.receive()
             for fd in fds:
                 os.close(fd)
-            if isinstance(message, Collect):
+            if isinstance(message, Publish):
+                problems = await self._swap(message)
+                if problems is not None:
+                    await self._channel.send(Applied(message.generation, "; ".join(problems)))
+            elif isinstance(message, Collect):
                 await self._channel.send(Reported(message.request, self._report()))
 
 

@@ -105,7 +105,7 @@ async def _open(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure
         return Failure(None, f"no connection within {lane.connect_timeout:g} s")
     except WrongPeerError as error:
         return Failure(Refusal.WRONG_PEER, str(error))
-    except OSError as error:  # TLS errors are of this kind as well
+    except (OSError, ValueError) as error:  # ssl.SSLError is the one, a bad SNI the other
         return Failure(None, str(error), dropped=not isinstance(error, ConnectionRefusedError))
 
 

@@ -442,6 +442,18 @@ async def test_a_drain_ends_in_time_whatever_goes_on() -> None:
         assert await ended(stream) < 1
 
 
+async def test_a_denial_reaches_a_worker_that_drains() -> None:
+    async with mesh(echo, protocol=Protocol.TCP) as running:
+        stream = await running.call()
+        stream[1].write(b"x")
+        await stream[0].readexactly(1)
+        draining = asyncio.ensure_future(running.callee.drain(20))
+        await asyncio.sleep(0.2)
+        await running.publish(deny("web", "api"))
+        assert await ended(stream) < 2
+        assert await asyncio.wait_for(draining, 4) == 0
+
+
 async def test_a_killed_worker_costs_its_own_connections_only() -> None:
     """Requests that may be repeated do not even notice, once its successor accepts."""
     async with mesh(Scripted()) as running, WorkerProcess(2) as successor:

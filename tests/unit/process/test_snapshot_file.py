@@ -1,0 +1,178 @@
+"""The data-plane file: read back as written, and every fault named at its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.support.ca import Authority, spiffe
+from tests.support.worker import local_service, snapshot, upstream
+
+from fleetmesh.edge.admin import without_keys
+from fleetmesh.process.snapshot_file import Plan, exported, load
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def document(authority: Authority, tmp_path: Path) -> dict[str, Any]:
+    """What `fleetmesh status --export` gives, with the certificates put beside it by hand."""
+    leaf = authority.leaf("web")
+    (tmp_path / "root.pem").write_text(authority.root)
+    (tmp_path / "web.pem").write_text(leaf.chain)
+    (tmp_path / "web.key").write_text(leaf.key or "")
+    (tmp_path / "other.key").write_text(authority.leaf("web").key or "")
+    (tmp_path / "api.pem").write_text((other := authority.leaf("api")).chain)
+    (tmp_path / "api.key").write_text(other.key or "")
+    served = snapshot(authority, (local_service("web", 8080, leaf),), (upstream("api", 21000),))
+    file: dict[str, Any] = msgspec.to_builtins(exported(without_keys(served)))
+    return file | {
+        "roots": [],
+        "root_files": ["root.pem"],
+        "certificates": {"web": {"chain": "web.pem", "key": "web.key"}},
+    }
+
+
+def read(document: object, tmp_path: Path) -> Plan | list[str]:
+    file = tmp_path / "plane.json"
+    file.write_text(json.dumps(document))
+    plan = load(file)
+    if isinstance(plan, Plan):
+        return plan
+    return [str(problem).replace(f"{file}: ", "") for problem in plan]
+
+
+def test_an_export_with_certificates_is_what_was_exported(
+    document: dict[str, Any], tmp_path: Path, authority: Authority
+) -> None:
+    plan = read(document, tmp_path)
+    assert isinstance(plan, Plan)
+    assert plan.snapshot.roots == (authority.root,)
+    (web,) = plan.snapshot.services
+    assert web.leaf is not None
+    assert web.leaf.key == (tmp_path / "web.key").read_text()
+    assert web.leaf.serial == document["services"][0]["leaf"]["serial"]
+    assert web.leaf.not_after == int(document["services"][0]["leaf"]["not_after"])
+    assert [(entry.kind, entry.upstream) for entry in plan.listeners] == [
+        ("inbound", ""),
+        ("outbound", "api"),
+    ]
+
+
+def test_settings_of_workers(document: dict[str, Any], tmp_path: Path) -> None:
+    plan = read(document | {"settings": {"http": {"idle_timeout": 7}}}, tmp_path)
+    assert isinstance(plan, Plan)
+    assert plan.settings.http.idle_timeout == 7
+
+
+@pytest.mark.parametrize(
+    ("edit", "fault"),
+    [
+        (lambda d: d.pop("node"), "node: is missing"),
+        (
+            lambda d: d["services"][0].update(intention=[]),
+            "services[0].intention: is not known here. Known are name, id,",
+        ),
+        (
+            lambda d: d["upstreams"][0]["target"]["endpoints"][0].update(prt=1),
+            "upstreams[0].target.endpoints[0].prt: is not known here",
+        ),
+        (lambda d: d["services"][0].update(port="x"), "services[0].port: Expected `int`"),
+        (lambda d: d["services"][0].update(mode="open"), "services[0].mode: Invalid enum value"),
+        (lambda d: d.update(listeners={}), "listeners: Expected `array`"),
+        (lambda d: d.update(root_files=[]), "roots: there is none"),
+        (
+            lambda d: d.update(root_files=["no.pem"]),
+            "root_files[0]: no.pem cannot be read: No such",
+        ),
+        (lambda d: d["services"].append(d["services"][0]), "services[1]: web is listed twice"),
+        (lambda d: d["upstreams"].append(d["upstreams"][0]), "upstreams[1]: api is listed twice"),
+        (
+            lambda d: d["certificates"].update(shop={"chain": "web.pem", "key": "web.key"}),
+            "certificates.shop: there is no such service",
+        ),
+        (lambda d: d["certificates"].clear(), "services[0].leaf: has no key. Name its files"),
+        (
+            lambda d: d["certificates"]["web"].update(key="other.key"),
+            "certificates.web: leaf ",
+        ),
+        (
+            lambda d: d["certificates"]["web"].update(chain="web.key"),
+            "certificates.web: the chain is no PEM certificate",
+        ),
+        (
+            lambda d: d["certificates"]["web"].update(chain="api.pem", key="api.key"),
+            f"certificates.web: is for {spiffe('api')}, not {spiffe('web')}",
+        ),
+        (
+            lambda d: d["listeners"][0].update(service="shop"),
+            "listeners[0].service: there is no service 'shop'",
+        ),
+        (
+            lambda d: d["listeners"][1].update(upstream=""),
+            "listeners[1].upstream: there is no upstream ''",
+        ),
+        (
+            lambda d: d["listeners"][0].update(upstream="api"),
+            "listeners[0].upstream: an inbound listener has none",
+        ),
+        (
+            lambda d: d["listeners"][0].update(address="localhost"),
+            "listeners[0].address: 'localhost' is no IP address",
+        ),
+        (lambda d: d["listeners"][0].update(port=70000), "listeners[0].port: 70000 is no port"),
+        (
+            lambda d: [entry.update(port=4000) for entry in d["listeners"]],
+            "listeners[1]: listens where one above does",
+        ),
+    ],
+)
+def test_a_fault_is_named_at_its_place(
+    document: dict[str, Any], tmp_path: Path, edit: Edit, fault: str
+) -> None:
+    edit(document)
+    problems = read(document, tmp_path)
+    assert isinstance(problems, list)
+    assert len(problems) == 1, problems
+    assert problems[0].startswith(fault)
+
+
+def test_all_faults_are_told(document: dict[str, Any], tmp_path: Path) -> None:
+    """One does not hide another."""
+    document["services"][0]["port"] = "x"
+    document["upstreams"][0]["protocol"] = "ftp"
+    document["extra"] = 1
+    problems = read(document, tmp_path)
+    assert isinstance(problems, list)
+    assert [problem.split(":")[0] for problem in problems] == [
+        "extra",
+        "services[0].port",
+        "upstreams[0].protocol",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"[]", "must be a JSON object"),
+        (b"{", "is not JSON"),
+        (b"\xff", "cannot be read"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_what_is_no_file_of_the_kind(tmp_path: Path, text: bytes | None, fault: str) -> None:
+    file = tmp_path / "plane.json"
+    if text is not None:
+        file.write_bytes(text)
+    problems = load(file)
+    assert isinstance(problems, list)
+    assert [str(problem).startswith(f"{file}: {fault}") for problem in problems] == [True]
