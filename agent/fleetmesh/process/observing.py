@@ -16,7 +16,7 @@ from fleetmesh.edge.consul import (
     ConsulClient,
     ConsulError,
 )
-from fleetmesh.edge.watch import follow
+from fleetmesh.edge.watch import MAX_BACKOFF, follow
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.plan.answers import CatalogServices, Chain, Instance, IntentionEntry, LeafAnswer
 from fleetmesh.plan.answers import Roots as RootsAnswer
@@ -92,13 +92,23 @@ class Observer:
             self._answered.discard(watch)
             self.observed = forget(self.observed, watch)
         for watch in wanted - self._running.keys():
-            self._running[watch] = self._tasks.started(self._follow(watch), repr(watch))
+            self._running[watch] = self._tasks.started(self._keep_following(watch), repr(watch))
 
     def _fold(self, observed: Observed) -> None:
         if observed != self.observed:
             self.observed = observed
             self._adjust()
             self._changed()
+
+    async def _keep_following(self, watch: Watch) -> None:
+        """A defect of ours in one answer must not silence the watch for good."""
+        while True:
+            try:
+                await self._follow(watch)
+            except Exception as error:
+                log.exception("%r failed", watch, extra={"fields": {"event": "defect"}})
+                self.failing[watch] = f"{watch!r}: {error}"
+                await asyncio.sleep(MAX_BACKOFF)
 
     async def _follow(self, watch: Watch) -> None:
         def failed(error: ConsulError | None) -> None:

@@ -58,10 +58,15 @@ class Registrar:
             except ConsulError as error:
                 pause = RETRY if self.error else 0.0
                 self._failed(error)
+            except Exception:
+                # Heartbeats must go on whatever one registration did.
+                log.exception("registering failed", extra={"fields": {"event": "defect"}})
             else:
                 self.error = ""
             try:
-                await asyncio.wait_for(self._wake.wait(), pause)
+                # Not wait_for: before Python 3.12 it loses a cancellation that meets the event.
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
             except TimeoutError:
                 pass
             self._wake.clear()

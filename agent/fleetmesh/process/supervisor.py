@@ -133,8 +133,12 @@ class Supervisor:
         )
         await self._pause_after_many_deaths()
         async with self._changing:
-            if len(self._workers) < self._count and not self._stopping:
-                await self._add(worker.restarts + 1)
+            while len(self._workers) < self._count and not self._stopping:
+                try:
+                    await self._add(worker.restarts + 1)
+                except OSError as error:
+                    log.error("no worker could be started: %s", error)
+                    await asyncio.sleep(REPLACEMENT_PAUSE)
 
     async def _pause_after_many_deaths(self) -> None:
         now = asyncio.get_running_loop().time()

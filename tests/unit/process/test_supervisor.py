@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,3 +162,23 @@ async def test_unchanged_settings_keep_the_workers() -> None:
         before = pids(supervisor)
         await supervisor.reconfigure(1, WorkerSettings(), 9.0)
         assert pids(supervisor) == before
+
+
+async def test_worker_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No process or memory is left for a moment."""
+    monkeypatch.setattr(supervisors, "REPLACEMENT_PAUSE", 0.01)
+    spawn = asyncio.create_subprocess_exec
+    failures = [OSError("no process"), OSError("no process")]
+
+    async def reluctant(*args: Any, **more: Any) -> asyncio.subprocess.Process:
+        if failures:
+            raise failures.pop()
+        return await spawn(*args, **more)
+
+    async with supervised() as supervisor:
+        await supervisor.publish(publication(1))
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", reluctant)
+        os.kill(supervisor.workers[0].pid, signal.SIGKILL)
+        await eventually(lambda: not failures and supervisor.serving)

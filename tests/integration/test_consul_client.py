@@ -1,0 +1,122 @@
+"""The typed client against a real Consul server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.support.consul import ConsulServer, free_ports
+
+from fleetmesh.edge.consul import ConsulClient, ConsulError, read_token
+from fleetmesh.plan.chain import InstanceQuery
+
+pytestmark = pytest.mark.consul
+
+SIDECAR = {
+    "Kind": "connect-proxy",
+    "ID": "api-sidecar-proxy",
+    "Name": "api-sidecar-proxy",
+    "Port": 21000,
+    "Meta": {"version": "v1"},
+    "Proxy": {"DestinationServiceName": "api", "LocalServicePort": 8000},
+    "Checks": [{"CheckID": "beat", "Name": "beat", "TTL": "30s"}],
+}
+
+
+@pytest.fixture
+async def client(consul_server: ConsulServer) -> AsyncIterator[ConsulClient]:
+    client = ConsulClient(consul_server.address)
+    yield client
+    await client.close()
+
+
+async def test_agent_names_its_node_and_datacenter(client: ConsulClient) -> None:
+    config = (await client.agent_self()).config
+    assert (config.node, config.datacenter, config.version) == ("test", "dc1", "1.8.7")
+
+
+async def test_leaf_is_signed_for_the_service(client: ConsulClient) -> None:
+    roots = (await client.roots()).value
+    leaf = (await client.leaf("api")).value
+    assert leaf.uri == f"spiffe://{roots.trust_domain}/ns/default/dc/dc1/svc/api"
+    assert "PRIVATE KEY" in leaf.key
+    assert leaf.key not in repr(leaf)
+
+
+async def test_registration_heartbeat_and_deregistration(client: ConsulClient) -> None:
+    query = InstanceQuery("api")
+    await client.register(SIDECAR)
+    await client.beat("beat")
+    (instance,) = (await client.instances(query)).value
+    assert instance.service.proxy is not None
+    assert instance.service.proxy.local_port == 8000
+    assert {check.status for check in instance.checks or ()} == {"passing"}
+    await client.register({**SIDECAR, "Checks": []})
+    assert "beat" not in await client.agent_checks()
+    with pytest.raises(ConsulError) as unknown:
+        await client.beat("beat")
+    assert unknown.value.status in {404, 500}
+    await client.deregister("api-sidecar-proxy")
+    await client.deregister("api-sidecar-proxy")
+    assert await client.agent_services() == {}
+
+
+async def test_query_blocks_until_something_changes(client: ConsulClient) -> None:
+    before = await client.catalog()
+    began = time.monotonic()
+    blocked = asyncio.ensure_future(client.catalog(before.index))
+    await asyncio.sleep(0.3)
+    assert not blocked.done()
+    await client.register({"ID": "new", "Name": "new", "Port": 1})
+    after = await asyncio.wait_for(blocked, 5)
+    assert time.monotonic() - began < 5
+    assert after.index > before.index
+    assert "new" in after.value
+    await client.deregister("new")
+
+
+async def test_filter_is_applied_to_the_sidecar(client: ConsulClient) -> None:
+    await client.register(SIDECAR)
+    matching = InstanceQuery("api", "", 'Service.Meta.version == "v1"')
+    other = InstanceQuery("api", "", 'Service.Meta.version == "v2"')
+    assert len((await client.instances(matching)).value) == 1
+    assert (await client.instances(other)).value == ()
+    await client.deregister("api-sidecar-proxy")
+
+
+async def test_default_policy_is_probed_on_a_server_that_does_not_tell(
+    client: ConsulClient,
+) -> None:
+    assert (await client.intentions()).default_allow is None
+    assert await client.intention_allowed("nobody", "nothing") is True
+
+
+async def test_bad_filter_is_an_error_with_consuls_words(client: ConsulClient) -> None:
+    with pytest.raises(ConsulError, match="expression evaluator"):
+        await client.instances(InstanceQuery("api", "", "=== nonsense"))
+
+
+async def test_nobody_listening_is_an_error_without_status() -> None:
+    client = ConsulClient(f"http://127.0.0.1:{free_ports(1)[0]}")
+    with pytest.raises(ConsulError) as unreachable:
+        await client.catalog()
+    assert unreachable.value.status == 0
+    await client.close()
+
+
+async def test_servers_without_acls_accept_any_token(consul_server: ConsulServer) -> None:
+    client = ConsulClient(consul_server.address, "anything")
+    await client.check_token()
+    await client.close()
+
+
+def test_token_is_read_without_its_line_end(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    assert read_token(str(file)) == "secret"
+    assert read_token(None) is None
+    with pytest.raises(ConsulError, match="token_file"):
+        read_token(str(tmp_path / "missing"))
