@@ -46,6 +46,7 @@ class Downstream(RequestHead, asyncio.Protocol):
         "_decoder",
         "_ended",
         "_fed",
+        "_left",
         "_line",
         "_line_done",
         "_parser",
@@ -90,6 +91,7 @@ class Downstream(RequestHead, asyncio.Protocol):
         self._decoder: ChunkedDecoder | None = None
         self._ended = False
         self._fed = 0
+        self._left = 0.0
         self._line = b""
         self._line_done = False
         self._parser: httptools.HttpRequestParser | None = None
@@ -343,7 +345,8 @@ class Downstream(RequestHead, asyncio.Protocol):
         if self._ended or not self.transport.can_write_eof():
             self.transport.close()
             return
-        self.deadline = self.plane.now + LINGER
+        self._left = self.plane.now
+        self.deadline = self._left + LINGER
         self.transport.write_eof()
 
     def _gave_up(self) -> None:
@@ -366,8 +369,14 @@ class Downstream(RequestHead, asyncio.Protocol):
             self.refuse(Refusal.REQUEST_TIMEOUT)
         elif phase == IDLE:
             self.leave()
+        elif now < self._left + self.plane.http.idle_timeout and self._unsent():
+            self.deadline = now + LINGER
         else:
             self.transport.abort()
+
+    def _unsent(self) -> bool:
+        """Whether the client has yet to take a part of the answer."""
+        return self.transport.get_write_buffer_size() > 0
 
     def retire(self, now: float) -> None:
         self.retiring = True

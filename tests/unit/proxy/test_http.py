@@ -412,6 +412,18 @@ async def test_large_bodies_arrive_whole(client: Client) -> None:
     assert (await client.answer())[2] == upload
 
 
+async def test_a_slow_reader_gets_the_last_byte(meshed: Mesh) -> None:
+    """Its connection closes after the answer, but not before it has taken it."""
+    reader, writer = await meshed.call()
+    client = Client(reader, writer)
+    client.send("GET", "/big?size=1500000", "Connection: close")
+    await client.head()
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await asyncio.sleep(3.5)
+    writer.transport.resume_reading()  # type: ignore[attr-defined]
+    assert len(await reader.read()) == 1_500_000
+
+
 async def test_a_client_that_does_not_read_stops_the_application(
     meshed: Mesh, app: Scripted
 ) -> None:
