@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from fleetmesh.cli import agent, capture, check, reload, status, validate, version
+from fleetmesh.cli import agent, capture, check, dataplane, reload, status, validate, version
 from fleetmesh.cli.options import Exit
 
 EPILOG = (
@@ -33,6 +33,7 @@ app.command("check")(check.check)
 app.add_typer(capture.app, name="capture")
 app.command("validate")(validate.validate)
 app.command("reload")(reload.reload)
+app.command("dataplane")(dataplane.dataplane)
 app.command("version")(version.version)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fleetmesh.cli.options import Json, Socket, client
+from fleetmesh.cli.options import Exit, Json, Socket, client, end
 
 
 def status(
@@ -18,7 +17,7 @@ def status(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Write the snapshot that workers serve, private keys removed, to FILE "
+            help="Write what workers serve, private keys removed, as a data-plane file to FILE "
             "(- is standard output) and print nothing else.",
             show_default=False,
         ),
@@ -32,7 +31,7 @@ def status(
     """
     agent = client(socket)
     if export is not None:
-        _write(export, json.dumps(agent.get("/v1/snapshot"), indent=2) + "\n")
+        _write(export, _exported(agent.get("/v1/snapshot")))
     elif as_json:
         import msgspec
 
@@ -41,6 +40,19 @@ def status(
         from fleetmesh.cli import render
 
         render.status(agent.status(), sys.stdout)
+
+
+def _exported(answer: object) -> str:
+    import msgspec
+
+    from fleetmesh.model.snapshot import Snapshot
+    from fleetmesh.process.snapshot_file import exported
+
+    try:
+        snapshot = msgspec.convert(answer, Snapshot)
+    except msgspec.ValidationError as error:
+        end(Exit.ERROR, f"the agent's snapshot is of another version: {error}")
+    return msgspec.json.format(msgspec.json.encode(exported(snapshot)), indent=2).decode() + "\n"
 
 
 def _write(target: str, text: str) -> None:

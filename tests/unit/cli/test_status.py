@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from pathlib import Path
 
 import msgspec
 import pytest
-from tests.unit.cli.conftest import Run, healthy
+from tests.unit.cli.conftest import TRUST_DOMAIN, Run, healthy
 from tests.unit.cli.fake_agent import FakeAgent
 
 from fleetmesh.cli import render
+from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.problem import Problem
+from fleetmesh.model.snapshot import LocalService, Mode, Snapshot
 from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status
+from fleetmesh.model.traffic import Protocol
+from fleetmesh.process.snapshot_file import SnapshotFile
 
 EXPECTED = """\
 fleetmesh 0.1.0 on shop1 (dc1)
@@ -135,13 +138,31 @@ def test_json_is_the_agents_own(agent: FakeAgent, run: Run) -> None:
 
 
 def test_the_snapshot_is_exported(agent: FakeAgent, run: Run, tmp_path: Path) -> None:
-    """To a file, whole or not at all, or to standard output."""
-    agent.answers["GET", "/v1/snapshot"] = (200, {"node": "shop1"})
+    """As a data-plane file: to a file, whole or not at all, or to standard output."""
+    spiffe_id = SpiffeId(TRUST_DOMAIN, "dc1", "cart")
+    cart = LocalService("cart", "cart", "127.0.0.1", 7001, Protocol.HTTP, Mode.STRICT, spiffe_id)
+    snapshot = Snapshot(TRUST_DOMAIN, "dc1", "shop1", (), (cart,), healthy().upstreams)
+    agent.answers["GET", "/v1/snapshot"] = (200, msgspec.to_builtins(snapshot))
     target = tmp_path / "snapshot.json"
     assert run("status", "--export", str(target)).stdout == ""
-    assert json.loads(target.read_text()) == {"node": "shop1"}
     assert [path.name for path in tmp_path.glob("*snapshot*")] == ["snapshot.json"]
-    assert json.loads(run("status", "--export", "-").stdout) == {"node": "shop1"}
+    text = target.read_text()
+    assert run("status", "--export", "-").stdout == text
+    file = msgspec.json.decode(text, type=SnapshotFile)
+    assert (file.node, file.services, file.upstreams) == ("shop1", (cart,), snapshot.upstreams)
+    assert [
+        (entry.kind, entry.service, entry.upstream, entry.port) for entry in file.listeners
+    ] == [
+        ("inbound", "cart", "", 0),
+        ("outbound", "cart", "api", 0),
+    ]
+
+
+def test_an_agent_of_another_version(agent: FakeAgent, run: Run) -> None:
+    agent.answers["GET", "/v1/snapshot"] = (200, {"node": "shop1"})
+    result = run("status", "--export", "-")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "another version" in result.stderr
 
 
 @pytest.mark.parametrize("verb", ["status", "reload"])

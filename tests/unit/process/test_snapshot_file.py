@@ -13,7 +13,9 @@ from tests.support.ca import Authority, spiffe
 from tests.support.worker import local_service, snapshot, upstream
 
 from fleetmesh.edge.admin import without_keys
-from fleetmesh.process.snapshot_file import Plan, exported, load
+from fleetmesh.model.snapshot import Leaf, LocalService
+from fleetmesh.model.traffic import Endpoint, Target, Upstream
+from fleetmesh.process.snapshot_file import ListenerEntry, Plan, SnapshotFile, exported, load
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -34,7 +36,7 @@ def document(authority: Authority, tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "api.pem").write_text((other := authority.leaf("api")).chain)
     (tmp_path / "api.key").write_text(other.key or "")
     served = snapshot(authority, (local_service("web", 8080, leaf),), (upstream("api", 21000),))
-    file: dict[str, Any] = msgspec.to_builtins(exported(without_keys(served)))
+    file: dict[str, Any] = json.loads(msgspec.json.encode(exported(without_keys(served))))
     return file | {
         "roots": [],
         "root_files": ["root.pem"],
@@ -176,3 +178,17 @@ def test_what_is_no_file_of_the_kind(tmp_path: Path, text: bytes | None, fault: 
     problems = load(file)
     assert isinstance(problems, list)
     assert [str(problem).startswith(f"{file}: {fault}") for problem in problems] == [True]
+
+
+def test_the_reference_is_right(tmp_path: Path, authority: Authority) -> None:
+    """Its example loads, and it names every key that there is."""
+    text = (Path(__file__).parents[3] / "docs/dataplane-file.md").read_text()
+    leaf = authority.leaf("web")
+    (tmp_path / "root.pem").write_text(authority.root)
+    (tmp_path / "web.pem").write_text(leaf.chain)
+    (tmp_path / "web.key").write_text(leaf.key or "")
+    plan = read(json.loads(text.split("```json\n")[1].split("```")[0]), tmp_path)
+    assert isinstance(plan, Plan), plan
+    kinds = (SnapshotFile, LocalService, Leaf, Upstream, Target, Endpoint, ListenerEntry)
+    keys = {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
+    assert {key for key in keys if f"`{key}`" not in text} == set()
