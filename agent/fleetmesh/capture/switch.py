@@ -66,13 +66,18 @@ def want(switch: Switch, wanted: Inputs, now: float, patience: float) -> tuple[S
     return Switch(confirmed=switch.confirmed, pending=Pending(wanted, now + patience)), wanted
 
 
-def insist(switch: Switch, wanted: Inputs, now: float, patience: float) -> tuple[Switch, Inputs]:
+def insist(
+    switch: Switch, wanted: Inputs, now: float, patience: float, *, anew: bool = False
+) -> tuple[Switch, Inputs]:
     """`want`, after somebody asked for it: nothing is held back, and the deadline is a new one.
 
-    With no `patience` the asking is the confirmation.
+    With no `patience` the asking is the confirmation. `anew`: an earlier confirmation of these
+    very rules does not count, so that without a new one they are undone to nothing.
     """
     if wanted.services and patience <= 0:
         return Switch(confirmed=wanted), wanted
+    if anew and _same(switch.confirmed, wanted):
+        switch = Switch()
     return want(Switch(confirmed=switch.confirmed), wanted, now, patience)
 
 

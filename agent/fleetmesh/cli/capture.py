@@ -65,8 +65,8 @@ def apply(
         typer.Option(
             metavar="SECONDS",
             min=0,
-            help="Undo rules that are new to this host after so long, unless `fleetmesh capture"
-            " confirm` was heard; 0 asks for no confirmation.  [default: as in the settings]",
+            help="Undo the rules after so long unless `fleetmesh capture confirm` was heard; 0 asks"
+            " for no confirmation.  [default: only rules new to this host, as in the settings]",
         ),
     ] = None,
     as_json: Json = False,
@@ -74,8 +74,9 @@ def apply(
 ) -> None:
     """Apply the rules, also after they were removed or undone.
 
-    Rules that were confirmed on this host before need no confirmation. Exit code 0 when the
-    rules are in force, 2 when the kernel refused them or there is nothing to apply yet.
+    Rules that were confirmed on this host before need no confirmation, unless one is asked for.
+    Exit code 0 when the rules are in force, 2 when the kernel refused them or there is nothing to
+    apply yet.
     """
     answer = client(socket).post("/v1/capture/apply", {"confirm": confirm_within})
     _tell(answer, as_json)

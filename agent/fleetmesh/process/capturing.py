@@ -78,14 +78,19 @@ class CaptureKeeper:
 
     async def insist(self, seconds: float | None) -> CaptureStatus:
         """An operator wants the rules applied, also after they were removed or undone. They must
-        be confirmed within `seconds` (None: as the settings say; 0: the asking confirms them)
-        unless they were before. Nothing happens before the first `apply`."""
+        be confirmed within `seconds`, even if they were before; 0: the asking confirms them.
+        Without `seconds` as the settings say, and only if they never were. Nothing happens before
+        the first `apply`."""
         async with self._lock:
             if self._wanted is not None:
-                patience = self._patience if seconds is None else seconds
-                await self._move(
-                    *switch.insist(self._switch, self._wanted, boottime(), patience), "applied"
+                after, target = switch.insist(
+                    self._switch,
+                    self._wanted,
+                    boottime(),
+                    self._patience if seconds is None else seconds,
+                    anew=seconds is not None,
                 )
+                await self._move(after, target, "applied")
             return self.status()
 
     async def confirm(self) -> bool:

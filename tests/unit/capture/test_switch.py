@@ -129,3 +129,13 @@ def test_unconfirmed_rules_do_not_outlive_the_agent() -> None:
     assert switch.settled(Switch(confirmed=ONE), ONE) == ONE
     assert switch.settled(Switch(confirmed=ONE, pending=Pending(BOTH, 60)), BOTH) == ONE
     assert switch.settled(Switch(pending=Pending(BOTH, 60)), BOTH) == NOTHING
+
+
+def test_a_confirmation_asked_for_anew_makes_the_earlier_one_void() -> None:
+    """Somebody who doubts rules in force gets them undone to nothing, not to themselves."""
+    confirmed = Switch(confirmed=ONE)
+    armed, in_force = switch.insist(confirmed, ONE, now=10, patience=5, anew=True)
+    assert (armed, in_force) == (Switch(pending=Pending(ONE, 15)), ONE)
+    assert switch.undo(armed, ONE)[1] == NOTHING
+    kept, _ = switch.insist(confirmed, BOTH, now=10, patience=5, anew=True)
+    assert kept == Switch(confirmed=ONE, pending=Pending(BOTH, 15))
