@@ -151,7 +151,8 @@ class Supervisor:
         """A worker that does not answer is killed, and so replaced."""
         while True:
             await asyncio.sleep(LIVENESS_INTERVAL)
-            workers = list(self._workers.values())
+            # One that has applied nothing yet is still starting: its first publication has a limit.
+            workers = [w for w in self._workers.values() if w.generation]
             reports = await asyncio.gather(*(worker.collect() for worker in workers))
             for worker, report in zip(workers, reports, strict=True):
                 if report is None and not worker.draining:

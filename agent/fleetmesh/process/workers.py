@@ -30,7 +30,10 @@ from fleetmesh.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 WORKER_MODULE = "fleetmesh.process.worker"
-APPLY_TIMEOUT = 5.0
+APPLY_TIMEOUT = 10.0
+START_TIMEOUT = 30.0
+"""Seconds for a worker's first publication: its process starts meanwhile, on a host that may be
+short of processor time."""
 REPORT_TIMEOUT = 10.0
 KILL_GRACE = 2.0
 """Seconds beyond its drain time until a worker that has not exited is killed."""
@@ -135,6 +138,7 @@ class Worker:
 
     async def _publish(self, publication: Publication, attached: tuple[str, ...]) -> str:
         self._applied = asyncio.get_running_loop().create_future()
+        timeout = APPLY_TIMEOUT if self.generation else START_TIMEOUT
         message = Publish(
             publication.generation,
             publication.snapshot,
@@ -145,10 +149,10 @@ class Worker:
             await self._channel.send(
                 message, [publication.sockets[name].fileno() for name in attached]
             )
-            answer = await asyncio.wait_for(self._applied, APPLY_TIMEOUT)
+            answer = await asyncio.wait_for(self._applied, timeout)
         except TimeoutError:
             self.kill()  # it may still allow what is now denied
-            return f"no answer within {APPLY_TIMEOUT:g} s"
+            return f"no answer within {timeout:g} s"
         except ChannelClosedError as error:
             return str(error)
         return answer.error

@@ -114,6 +114,7 @@ async def test_worker_that_does_not_apply_in_time_is_killed(
 ) -> None:
     """It may still allow what is now denied."""
     monkeypatch.setattr(workers, "APPLY_TIMEOUT", 0.5)
+    monkeypatch.setattr(workers, "START_TIMEOUT", 3.0)
     async with supervised() as supervisor:
         await supervisor.publish(publication(1))
         (before,) = pids(supervisor)
