@@ -13,14 +13,9 @@ from fleetmesh.core.request import IDEMPOTENT
 from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.dial import dial
-from fleetmesh.proxy.downstream import (
-    DIALLING,
-    GONE,
-    UPSTREAM_FULL,
-    WAIT,
-    Downstream,
-)
+from fleetmesh.proxy.downstream import Downstream
 from fleetmesh.proxy.plane import Plane
+from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.upstream import Upstream

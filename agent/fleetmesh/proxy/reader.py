@@ -1,0 +1,236 @@
+"""Reads requests off one connection, one at a time.
+
+Heads go through httptools, a new parser each; bodies are counted or decoded here. A request
+that arrives while another is being answered waits as bytes, with reading paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import httptools
+
+from fleetmesh.core.chunked import LAST_CHUNK, ChunkedDecoder, Part, encode
+from fleetmesh.core.request import RequestHead
+from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.plane import Plane
+
+# The phases of a connection, by what its next byte is.
+IDLE: Final = 0  # the first of a request
+HEAD: Final = 1  # of a head
+LENGTH: Final = 2  # of a body whose length is known
+CHUNKED: Final = 3  # of a chunked body
+WAIT: Final = 4  # of a request that has to wait: the last one is being answered
+LEAVING: Final = 5  # of no interest: the last answer is out, the peer should go
+GONE: Final = 6  # there is none, or it is a tunnel's
+
+# Why reading is paused.
+PIPELINED: Final = 1
+UPSTREAM_FULL: Final = 2
+DIALLING: Final = 4
+
+_HEAD_END = b"\r\n\r\n"
+
+
+class RequestReader(RequestHead, asyncio.Protocol):
+    """`phase` says what is read next, `out` holds what is to go upstream: the body's bytes, framed
+    anew. `persistent`: another request may follow on this connection; with `retiring`, none does.
+    `started` is when the first byte of the request came (monotonic seconds).
+    """
+
+    __slots__ = (
+        "_decoder",
+        "_fed",
+        "_line",
+        "_line_done",
+        "_parser",
+        "_paused",
+        "_remaining",
+        "_tail",
+        "backlog",
+        "deadline",
+        "out",
+        "persistent",
+        "phase",
+        "plane",
+        "retiring",
+        "started",
+        "transport",
+    )
+
+    def __init__(self, plane: Plane) -> None:
+        super().__init__()
+        self.plane = plane
+        self.phase = IDLE
+        self.deadline = plane.now + plane.http.idle_timeout
+        self.backlog = b""
+        self.out: list[bytes] = []
+        self.persistent = True
+        self.retiring = plane.draining
+        self.started = 0.0
+        self._decoder: ChunkedDecoder | None = None
+        self._fed = 0
+        self._line = b""
+        self._line_done = False
+        self._parser: httptools.HttpRequestParser | None = None
+        self._paused = 0
+        self._remaining = 0
+        self._tail = b""
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+
+    # What the subclasses do.
+
+    def begin(self) -> None:
+        """A legal request head is here; `phase` says what of the request is still to come."""
+        raise NotImplementedError
+
+    def refuse(self, refusal: Refusal, detail: str = "") -> None:
+        """Answer with `refusal`, or end the connection where an answer has begun already."""
+        raise NotImplementedError
+
+    def _flush(self) -> None:
+        """Send what `out` holds upstream, as far as there is an upstream."""
+        raise NotImplementedError
+
+    def data_received(self, data: bytes) -> None:
+        while data:
+            phase = self.phase
+            if phase <= HEAD:
+                data = self._read_head(data)
+            elif phase == LENGTH:
+                data = self._read_counted(data)
+            elif phase == CHUNKED:
+                data = self._read_chunked(data)
+            elif phase == WAIT:
+                if self.persistent or self.upgrade:
+                    self.backlog += data
+                    self.pause(PIPELINED)
+                break
+            else:
+                break
+        if self.out:
+            self._flush()
+
+    def pause(self, reason: int) -> None:
+        if not self._paused:
+            self.transport.pause_reading()
+        self._paused |= reason
+
+    def resume(self, reason: int) -> None:
+        if self._paused & reason:
+            self._paused &= ~reason
+            if not self._paused and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Feed the parser up to the head's end; return what follows it."""
+        plane = self.plane
+        parser = self._parser
+        if parser is None:
+            self.begin_head()
+            parser = self._parser = httptools.HttpRequestParser(self)
+            self._fed = 0
+            self._tail = b""
+            self._line = b""
+            self._line_done = False
+            self.phase = HEAD
+            self.deadline = plane.now + plane.http.head_timeout
+            self.started = time.monotonic()
+        tail = self._tail
+        end = (tail + data).find(_HEAD_END) - len(tail) if tail else data.find(_HEAD_END)
+        whole = end + len(tail) >= 0
+        piece = data[: end + 4] if whole else data
+        self._tail = b"" if whole else (tail + data)[-3:]
+        self._fed += len(piece)
+        excess = self._fed - plane.http.max_head_bytes
+        if not self._line_done and not self._is_http(piece):
+            self.refuse(Refusal.MALFORMED)
+            return b""
+        try:
+            parser.feed_data(piece if excess <= 0 else piece[:-excess])
+        except httptools.HttpParserUpgrade:
+            pass  # what follows the head is not the parser's anyway
+        except httptools.HttpParserError:
+            self.refuse(Refusal.MALFORMED)
+            return b""
+        if len(self.target) > plane.http.max_target_bytes:
+            self.refuse(Refusal.TARGET_TOO_LONG)
+            return b""
+        if excess > 0:
+            self.refuse(Refusal.HEAD_TOO_LARGE)
+            return b""
+        if self.head_done:
+            self._parser = None
+            if not whole:
+                self.refuse(Refusal.MALFORMED)
+                return b""
+            self._settle_head(parser)
+        return data[end + 4 :] if whole else b""
+
+    def _is_http(self, piece: bytes) -> bool:
+        """False once the request line names another protocol: llhttp takes RTSP and ICE too."""
+        line = (self._line + piece if self._line else piece).lstrip(b"\r\n")
+        end = line.find(b"\r\n")
+        if end < 0:
+            self._line = line
+            return True
+        self._line = b""
+        self._line_done = True
+        return line[end - 8 : end - 3] == b"HTTP/"
+
+    def _settle_head(self, parser: httptools.HttpRequestParser) -> None:
+        plane = self.plane
+        refusal = self.judge(parser.get_method(), parser.get_http_version(), plane.http.max_headers)
+        if refusal is not None:
+            self.refuse(refusal)
+            return
+        self.persistent = self.keep_alive and not self.retiring
+        if self.chunked:
+            self.phase = CHUNKED
+            self._decoder = ChunkedDecoder()
+            self.deadline = plane.now + plane.http.idle_timeout
+        elif self.length > 0:
+            self.phase = LENGTH
+            self._remaining = self.length
+            self.deadline = plane.now + plane.http.idle_timeout
+        else:
+            self._request_complete()
+        self.begin()
+
+    def _read_counted(self, data: bytes) -> bytes:
+        remaining = self._remaining
+        size = len(data)
+        if size < remaining:
+            self.out.append(data)
+            self._remaining = remaining - size
+            self.deadline = self.plane.now + self.plane.http.idle_timeout
+            return b""
+        self.out.append(data[:remaining])
+        self._request_complete()
+        return data[remaining:]
+
+    def _read_chunked(self, data: bytes) -> bytes:
+        decoder = self._decoder
+        assert decoder is not None
+        content: list[bytes] = []
+        rest = decoder.feed(data, content)
+        if content:
+            self.out.append(encode(content))
+        if decoder.part is Part.DONE:
+            self.out.append(LAST_CHUNK)
+            self._request_complete()
+        elif decoder.part is Part.BROKEN:
+            self.out.clear()
+            self.refuse(Refusal.MALFORMED)
+        else:
+            self.deadline = self.plane.now + self.plane.http.idle_timeout
+        return rest
+
+    def _request_complete(self) -> None:
+        """The time that the whole answer may take begins here, as with Envoy's route timeout."""
+        http = self.plane.http
+        self.phase = WAIT
+        self._decoder = None
+        self.deadline = self.plane.now + (http.request_timeout or http.idle_timeout)
