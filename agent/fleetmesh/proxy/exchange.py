@@ -185,7 +185,8 @@ class Exchange(Downstream):
             self.resume(self._paused)
         if self.write_paused:
             upstream.hold()
-        relay = Relay(self.plane, self.site, self.series, self.peer)
+        idle_timeout = self.plane.http.idle_timeout
+        relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
         relay.join(self.transport, upstream.transport)
         self.transport.write(head + rest)
         if early:

@@ -61,7 +61,8 @@ class End(asyncio.Protocol):
 
 
 class Relay:
-    """Two joined connections. The first is the caller's, the second the destination's."""
+    """Two joined connections, the caller's and the destination's, until both directions have ended
+    or neither has carried a byte for `idle_timeout` seconds."""
 
     __slots__ = (
         "_moved",
@@ -69,13 +70,16 @@ class Relay:
         "caller",
         "deadline",
         "destination",
+        "idle_timeout",
         "peer",
         "plane",
         "series",
         "site",
     )
 
-    def __init__(self, plane: Plane, site: Site, series: Series, peer: str) -> None:
+    def __init__(
+        self, plane: Plane, site: Site, series: Series, peer: str, idle_timeout: float
+    ) -> None:
         self.plane = plane
         self.site = site
         self.series = series
@@ -83,7 +87,8 @@ class Relay:
         self.caller = End(self)
         self.destination = End(self)
         self.caller.join(self.destination)
-        self.deadline = plane.now + plane.tcp.idle_timeout
+        self.idle_timeout = idle_timeout
+        self.deadline = plane.now + idle_timeout
         self._moved = 0
         self._over = False
 
@@ -114,7 +119,7 @@ class Relay:
             self.abort()
         else:
             self._moved = moved
-            self.deadline = now + self.plane.tcp.idle_timeout
+            self.deadline = now + self.idle_timeout
 
     def retire(self, now: float) -> None:
         """A stream lives until the drain's own end."""

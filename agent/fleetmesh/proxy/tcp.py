@@ -39,7 +39,7 @@ class TcpArrival(asyncio.Protocol):
             return
         series = plane.telemetry.series(site.direction, site.source, site.destination, site.kind)
         series.begin()
-        self._relay = Relay(plane, site, series, self.peer)
+        self._relay = Relay(plane, site, series, self.peer, plane.tcp.idle_timeout)
         self._relay.caller.connection_made(transport)
         plane.connections.add(self)
         transport.pause_reading()
