@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests.support.mesh import Mesh, mesh
 
 from fleetmesh.settings import HttpSettings, WorkerSettings
-from tests.support.mesh import Mesh, mesh
 
 SUITE = Path(__file__).parents[3] / "shared/suites/http1/messages.jsonl"
 
