@@ -30,7 +30,7 @@ PREREQUISITES := curl gcc git iproute2 libsystemd-dev mmdebstrap netcat-openbsd 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help prereqs venv image lab-up lab-down rollout tour demo demo-up demo-shell demo-ui demo-down \
-  lint types sanity test-fast test-fleet test clean
+  lint types sanity test-fast test-fleet test bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
@@ -128,6 +128,9 @@ test-fleet: prereqs venv image ## the tests on real hosts, in a lab of their own
 
 test: prereqs venv image ## everything: lint, types, all tests
 	@tools/run-tests all
+
+bench: venv ## the data plane beside Envoy, HAProxy, nginx (ARGS=--quick, ARGS=-h)
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean: lab-down ## remove the lab, the environment and all caches of this clone
 	@rm -rf .venv .ansible .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -1,0 +1,109 @@
+"""fleetmesh: `fleetmesh dataplane`, one process group as caller and one as callee."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.bench.running import free_ports, running, wait_for
+from tests.bench.site import CALLER, SERVICES, SOURCES, Site
+from tests.support.ca import TRUST_DOMAIN
+
+
+@contextmanager
+def start(site: Site) -> Iterator[tuple[dict[str, int], list[int]]]:
+    ports = free_ports(2 * len(SERVICES))
+    entry = dict(zip(SERVICES, ports[: len(SERVICES)], strict=True))
+    sidecar = dict(zip(SERVICES, ports[len(SERVICES) :], strict=True))
+    outbound = _base(site, sidecar) | {
+        "services": [_service(CALLER, 9, "http")],
+        "certificates": _certificates(CALLER),
+        "listeners": [
+            {"kind": "outbound", "service": CALLER, "upstream": name, "port": port}
+            for name, port in entry.items()
+        ],
+    }
+    inbound = _base(site, sidecar) | {
+        "services": [_service(name, site.application[name], _protocol(name)) for name in SERVICES],
+        "certificates": _certificates(*SERVICES),
+        "listeners": [
+            {"kind": "inbound", "service": name, "port": port} for name, port in sidecar.items()
+        ],
+    }
+    with ExitStack() as stack:
+        pids = []
+        for side, document in (("outbound", outbound), ("inbound", inbound)):
+            file = site.directory / f"fleetmesh-{side}.json"
+            file.write_text(json.dumps(document, indent=1))
+            pids.append(stack.enter_context(_running(site.directory, side, file)))
+        for side in ("outbound", "inbound"):
+            log = site.directory / f"fleetmesh-{side}.log"
+            wait_for(f"fleetmesh {side}", lambda log=log: "ready\n" in log.read_text())
+        yield entry, pids
+
+
+def _running(directory: Path, side: str, file: Path) -> Any:
+    program = str(Path(sys.executable).with_name("fleetmesh"))
+    command = [program, "dataplane", "--snapshot", str(file), "--workers", "1"]
+    return running(f"fleetmesh-{side}", command, directory)
+
+
+def _protocol(service: str) -> str:
+    return "http" if service == "api" else "tcp"
+
+
+def _base(site: Site, sidecar: dict[str, int]) -> dict[str, Any]:
+    called = [(name, [port]) for name, port in sidecar.items()]
+    return {
+        "trust_domain": TRUST_DOMAIN,
+        "datacenter": "dc1",
+        "node": "bench",
+        "root_files": ["pki/root.pem"],
+        "upstreams": [_upstream(name, ports) for name, ports in (*called, *site.others())],
+    }
+
+
+def _identity(name: str) -> dict[str, str]:
+    return {"trust_domain": TRUST_DOMAIN, "datacenter": "dc1", "service": name}
+
+
+def _service(name: str, port: int, protocol: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "id": name,
+        "address": "127.0.0.1",
+        "port": port,
+        "protocol": protocol,
+        "mode": "strict",
+        "spiffe_id": _identity(name),
+        "intentions": [
+            {"source": source, "destination": name, "action": "allow", "precedence": 9}
+            for source in (*SOURCES, CALLER)
+        ],
+    }
+
+
+def _upstream(name: str, ports: list[int]) -> dict[str, Any]:
+    return {
+        "service": name,
+        "protocol": "tcp" if name in SERVICES and name != "api" else "http",
+        "target": {
+            "id": f"{name}.default.dc1",
+            "service": name,
+            "datacenter": "dc1",
+            "sni": f"{name}.default.dc1.internal.{TRUST_DOMAIN}",
+            "spiffe_id": _identity(name),
+            "endpoints": [
+                {"id": f"node{n}/{name}", "address": "127.0.0.1", "port": port}
+                for n, port in enumerate(ports)
+            ],
+        },
+    }
+
+
+def _certificates(*names: str) -> dict[str, dict[str, str]]:
+    return {name: {"chain": f"pki/{name}.pem", "key": f"pki/{name}.key"} for name in names}

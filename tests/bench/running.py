@@ -1,0 +1,116 @@
+"""Processes that end with the benchmark, and what the kernel says of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.bench.install import environment
+
+TICK = os.sysconf("SC_CLK_TCK")
+STOP_PATIENCE = 8.0
+
+
+class FailedError(Exception):
+    """Something did not start, or did not do its work."""
+
+
+@contextmanager
+def running(name: str, command: list[str], logs: Path, **variables: str) -> Iterator[int]:
+    """The pid. Its output goes to `logs`/name.log; it gets SIGTERM at the end, or when the
+    benchmark itself dies."""
+    with (logs / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment(), **variables},
+        )
+        try:
+            yield process.pid
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Free TCP ports of loopback, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def wait_for(what: str, is_so: object, patience: float = 20.0) -> None:
+    """`is_so` is called until it is true. Raises FailedError."""
+    assert callable(is_so)
+    end = time.monotonic() + patience
+    while not is_so():
+        if time.monotonic() > end:
+            raise FailedError(f"{what}: not within {patience:g} s")
+        time.sleep(0.1)
+
+
+def answers(port: int, path: str = "/small/0") -> bool:
+    """Whether a GET on 127.0.0.1:`port` gets a 200."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 2) as sock:
+            request = f"GET {path} HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n"
+            sock.sendall(request.encode())
+            return sock.recv(64).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 2).close()
+    except OSError:
+        return False
+    return True
+
+
+def family(pids: list[int]) -> list[int]:
+    """`pids` and all their descendants."""
+    found: list[int] = []
+    for pid in pids:
+        found.append(pid)
+        try:
+            tasks = list(Path(f"/proc/{pid}/task").iterdir())
+            text = " ".join((task / "children").read_text() for task in tasks)
+        except OSError:
+            continue
+        found += family([int(child) for child in text.split()])
+    return found
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """User and system time of processes, their finished threads included: proc(5)."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / TICK
+
+
+def pss(pids: list[int]) -> int:
+    """Bytes: private memory and the processes' share of what is shared."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
