@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import msgspec
+from msgspec.structs import replace
 
 from fleetmesh.model.identity import Intention, SpiffeId
 from fleetmesh.model.problem import Problem
@@ -17,6 +18,7 @@ from fleetmesh.plan.observed import Observed, callable_services
 from fleetmesh.plan.registration import declared_meta
 from fleetmesh.settings import ServiceSettings, Settings
 
+NODE_CHECK = "serfHealth"
 MAX_WEIGHT = 128
 """As Consul clamps for Envoy."""
 
@@ -167,6 +169,11 @@ def _upstreams(
 def _target(resolution: Resolution, instances: tuple[Instance, ...], trust_domain: str) -> Target:
     service, datacenter = resolution.service, resolution.datacenter
     endpoints = [_endpoint(instance, resolution.only_passing) for instance in instances]
+    if all(endpoint.health is Health.CRITICAL for endpoint in endpoints):
+        endpoints = [
+            replace(endpoint, health=Health.WARNING) if _only_node_is_silent(instance) else endpoint
+            for instance, endpoint in zip(instances, endpoints, strict=True)
+        ]
     return Target(
         id=resolution.target_id,
         service=service,
@@ -176,6 +183,13 @@ def _target(resolution: Resolution, instances: tuple[Instance, ...], trust_domai
         endpoints=tuple(sorted(endpoints, key=lambda endpoint: endpoint.id)),
         connect_timeout=resolution.connect_timeout,
     )
+
+
+def _only_node_is_silent(instance: Instance) -> bool:
+    """Whether all that speaks against an instance is that its host's Consul agent is gone. That
+    says little of the service: where nothing better is left, its last known state stands."""
+    critical = {check.id for check in instance.checks or () if check.status == "critical"}
+    return critical == {NODE_CHECK}
 
 
 def _endpoint(instance: Instance, only_passing: bool) -> Endpoint:

@@ -149,7 +149,8 @@ class Worker:
             await self._channel.send(
                 message, [publication.sockets[name].fileno() for name in attached]
             )
-            answer = await asyncio.wait_for(self._applied, timeout)
+            async with asyncio.timeout(timeout):
+                answer = await self._applied
         except TimeoutError:
             self.kill()  # it may still allow what is now denied
             return f"no answer within {timeout:g} s"
@@ -165,7 +166,8 @@ class Worker:
         self._reports[request] = answer
         try:
             await self._channel.send(Collect(request))
-            self.report = await asyncio.wait_for(answer, REPORT_TIMEOUT)
+            async with asyncio.timeout(REPORT_TIMEOUT):
+                self.report = await answer
         except (TimeoutError, ChannelClosedError):
             return None
         finally:
@@ -177,7 +179,8 @@ class Worker:
         self.draining = True
         try:
             await self._channel.send(Drain(seconds))
-            await asyncio.wait_for(self._process.wait(), seconds + KILL_GRACE)
+            async with asyncio.timeout(seconds + KILL_GRACE):
+                await self._process.wait()
         except (ChannelClosedError, TimeoutError):
             self.kill()
             await self._process.wait()

@@ -9,6 +9,7 @@ from tests.support.answers import NOON, TRUST, chain, instance, leaf
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Protocol, Upstream
 from fleetmesh.plan.answers import (
+    Check,
     Instance,
     IntentionEntry,
     Root,
@@ -115,6 +116,29 @@ def test_health_and_weight(
     """Critical gets nothing, warning its own weight, a weight below one nothing, at most 128."""
     found = endpoint(instance(checks=checks, Weights=weights))
     assert (found.health, found.weight) == (health, weight)
+
+
+def node_gone(number: int, *others: str) -> Instance:
+    """An instance whose host's Consul agent is gone."""
+    checks = [Check("critical", "serfHealth"), *(Check(status, "own") for status in others)]
+    return replace(instance(number=number), checks=checks)
+
+
+@pytest.mark.parametrize(
+    ("instances", "healths"),
+    [
+        ((node_gone(1),), ["warning"]),
+        ((node_gone(1, "passing"), node_gone(2, "critical")), ["warning", "critical"]),
+        ((node_gone(1), instance(number=2)), ["critical", "passing"]),
+        ((node_gone(1), instance(number=2, checks=("critical",))), ["warning", "critical"]),
+    ],
+)
+def test_silent_consul_agent_takes_no_service_down(
+    instances: tuple[Instance, ...], healths: list[str]
+) -> None:
+    """Its instances get nothing while others are left, and go on where none are."""
+    endpoints = api(observed(*instances)).target.endpoints
+    assert [e.health.value for e in endpoints] == healths
 
 
 def test_address_of_the_service_wins_over_the_nodes() -> None:
