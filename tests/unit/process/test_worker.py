@@ -33,7 +33,7 @@ from tests.support.worker import (
 )
 
 from fleetmesh.edge.ipc import Applied, Listener, ListenerKind, Publish
-from fleetmesh.edge.tls import client_context
+from fleetmesh.edge.tls import client_context, server_context
 from fleetmesh.model.report import Direction, Report
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.settings import HttpSettings, TcpSettings, WorkerSettings
@@ -298,6 +298,33 @@ async def test_identities_never_share_a_connection() -> None:
                 await asyncio.open_connection("127.0.0.1", port_of(orders))
             )
             assert (status, json.loads(content)["source"]) == (403, "orders")
+    server.close()
+
+
+async def test_a_second_connection_resumes_the_first_ones_session() -> None:
+    """Each identity its own: a resumed session shows the certificate that it began with."""
+    authority, reused = Authority(), []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tls = writer.get_extra_info("ssl_object")
+        reused.append((tls.getpeercert()["subject"][0][0][1], tls.session_reused))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    context = server_context([authority.root], authority.leaf("api"))
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    outs = {name: listening() for name in ("cart", "orders")}
+    services = tuple(local_service(name, 1, authority.leaf(name)) for name in outs)
+    what = snapshot(authority, services, (upstream("api", port),))
+    async with WorkerProcess() as worker:
+        await worker.publish(what, {outbound(name, "api"): sock for name, sock in outs.items()})
+        for name in ("cart", "cart", "orders", "orders"):
+            call = await asyncio.open_connection("127.0.0.1", port_of(outs[name]))
+            assert (await ask(call))[0] == 200
+    assert reused == [("cart", False), ("cart", True), ("orders", False), ("orders", True)]
     server.close()
 
 
