@@ -20,7 +20,9 @@ UPSTREAMS = "fleetmesh-upstreams"
 MAX_META_VALUE = 512
 
 HEARTBEAT_TTL = "30s"
-LISTENING_INTERVAL = "10s"
+# A restarted Consul agent takes every check for critical until it has run once, at some moment of
+# its first interval: for so long the instance is out.
+LISTENING_INTERVAL = "2s"
 DEREGISTER_AFTER = "72h"
 
 
@@ -85,7 +87,7 @@ def _sidecar(
                 "Name": "Sidecar is listening",
                 "TCP": f"127.0.0.1:{port}",
                 "Interval": LISTENING_INTERVAL,
-                "Timeout": "3s",
+                "Timeout": "2s",
                 "Status": "passing",
             },
             {
