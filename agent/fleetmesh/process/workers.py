@@ -146,10 +146,9 @@ class Worker:
             attached,
         )
         try:
-            await self._channel.send(
-                message, [publication.sockets[name].fileno() for name in attached]
-            )
             async with asyncio.timeout(timeout):
+                fds = [publication.sockets[name].fileno() for name in attached]
+                await self._channel.send(message, fds)
                 answer = await self._applied
         except TimeoutError:
             self.kill()  # it may still allow what is now denied
@@ -165,8 +164,8 @@ class Worker:
         answer: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
         self._reports[request] = answer
         try:
-            await self._channel.send(Collect(request))
             async with asyncio.timeout(REPORT_TIMEOUT):
+                await self._channel.send(Collect(request))
                 self.report = await answer
         except (TimeoutError, ChannelClosedError):
             return None
@@ -178,8 +177,8 @@ class Worker:
         """Let it finish, then wait until it is gone; killed when it takes too long."""
         self.draining = True
         try:
-            await self._channel.send(Drain(seconds))
             async with asyncio.timeout(seconds + KILL_GRACE):
+                await self._channel.send(Drain(seconds))
                 await self._process.wait()
         except (ChannelClosedError, TimeoutError):
             self.kill()
