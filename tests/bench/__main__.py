@@ -18,6 +18,7 @@ from tests.bench.running import FailedError, family, pss
 from tests.bench.site import site
 from tests.bench.work import WORKS, Work, wrk
 
+PAGE = BUILD.parents[1] / "docs" / "performance.md"
 QUICK = ("fleetmesh", "envoy", "direct")
 ROUNDS = 5
 QUICK_WORKS = ("http_small", "http_4k", "http_paced", "tcp_bulk", "new_connections")
@@ -50,6 +51,9 @@ def main() -> int:
     report.finish()
     for file in report.write(BUILD):
         _say(f"wrote {file}")
+    if options.document:
+        report.document(PAGE)
+        _say(f"wrote {PAGE}")
     print(report.table())
     return 1 if report.failures else 0
 
@@ -102,6 +106,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--profile", action="store_true", help="flame graphs of both workers for each work"
     )
+    parser.add_argument("--document", action="store_true", help=f"put the figures in {PAGE.name}")
     options = parser.parse_args()
     options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     options.seconds = options.seconds or (QUICK_SECONDS if options.quick else None)

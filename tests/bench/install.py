@@ -75,7 +75,11 @@ def _first_line(command: list[str]) -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=30, check=False, env=environment() or None
     )
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    lines = [
+        line.replace(f"{command[0]} ", "")
+        for line in (done.stdout + done.stderr).splitlines()
+        if line.strip()
+    ]
     return lines[0].strip() if lines else "unknown"
 
 

@@ -17,7 +17,9 @@ from tests.bench.work import WORKS, Figures
 
 from fleetmesh import __version__
 
-OURS, THEIRS = "fleetmesh", "envoy"
+OURS, THEIRS, FLOOR = "fleetmesh", "envoy", "direct"
+
+MARKS = ("<!-- figures: make bench ARGS=--document -->", "<!-- end of figures -->")
 
 RATIOS = {
     "http_small_cpu": ("http_small", "cpu"),
@@ -49,6 +51,8 @@ SHOWN = (
     ("http_paced", "p90", "p90 µs", 1, ".0f"),
     ("http_paced", "p99", "p99 µs", 1, ".0f"),
     ("http_paced", "p999", "p99.9 µs", 1, ".0f"),
+    ("http_paced", "p50_added", "p50 beyond direct's, µs", 1, ".0f"),
+    ("http_paced", "p99_added", "p99 beyond direct's, µs", 1, ".0f"),
     ("tcp_bulk", "cpu", "CPU-s per GB", 1, ".2f"),
     ("tcp_bulk", "gbit_per_s", "Gbit/s", 1, ".1f"),
     ("new_connections", "cpu", "CPU µs per connection", 1e6, ".0f"),
@@ -80,6 +84,12 @@ class Report:
     def finish(self) -> None:
         """The run is over: note how busy the machine was meanwhile."""
         self._header["machine"]["load after the run"] = _load()
+        paced = self._values["http_paced"]
+        for metric in ("p50", "p99"):
+            floor = self._median("http_paced", FLOOR, metric)
+            for name, metrics in paced.items():
+                if floor is not None and name != FLOOR:
+                    metrics[f"{metric}_added"] = [value - floor for value in metrics[metric]]
 
     def idle(self, contender: str, memory: int) -> None:
         self._idle[contender] = memory
@@ -131,6 +141,14 @@ class Report:
             (directory / name).write_text(text)
         return [directory / name for name in contents]
 
+    def document(self, page: Path) -> None:
+        """Put the figures between the marks of `page`. Raises ValueError when it has none."""
+        before, begin, rest = page.read_text().partition(MARKS[0])
+        _, end, after = rest.partition(MARKS[1])
+        if not (begin and end):
+            raise ValueError(f"{page} has no place for figures")
+        page.write_text(f"{before}{begin}\n\n{self._figures()}\n{end}{after}")
+
     def table(self) -> str:
         """Medians with their range, and the ratios to Envoy, in Markdown."""
         names = list(dict.fromkeys(n for contenders in self._values.values() for n in contenders))
@@ -157,13 +175,15 @@ class Report:
         return "\n".join(lines)
 
     def _markdown(self) -> str:
+        return f"# Benchmark\n\n{self._figures()}\n![CPU and latency](report.svg)\n"
+
+    def _figures(self) -> str:
         header = self._header
-        machine = "".join(f"- {key}: {value}\n" for key, value in header["machine"].items())
-        software = "".join(f"- {key}: {value}\n" for key, value in header["versions"].items())
+        facts = {**header["machine"], **header["versions"]}
         return (
-            f"# Benchmark of {header['when']}\n\n"
-            f"Median (lowest to highest) of {header['rounds']} rounds, in turns; both hops "
-            f"together.\n\n{self.table()}\n\n![CPU and latency](report.svg)\n\n{machine}{software}"
+            f"{header['when']}, {header['rounds']} rounds: **median** (lowest to highest), both "
+            f"hops together.\n\n{self.table()}\n\n"
+            + "".join(f"- {key}: {value}\n" for key, value in facts.items())
         )
 
     def _plot(self) -> str:

@@ -39,7 +39,7 @@ def start(site: Site) -> Iterator[tuple[dict[str, int], list[int]]]:
         [_cluster(name, [site.application[name]], {}) for name in SERVICES] + known,
     )
     with ExitStack() as stack:
-        pids = []
+        pids: list[int] = []
         for side, bootstrap in (("inbound", inbound), ("outbound", outbound)):
             file = site.directory / f"envoy-{side}.json"
             file.write_text(json.dumps(bootstrap, indent=1))
