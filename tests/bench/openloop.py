@@ -144,15 +144,15 @@ class Run:
         ).encode()
 
     def _result(self) -> dict[str, float]:
-        ordered = sorted(self.latencies)
+        ordered = sorted(self.latencies) or [float("inf")]
 
         def percentile(share: float) -> float:
             return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e6
 
         return {
-            "requests": len(ordered),
+            "requests": len(self.latencies),
             "sent": self._count,
-            "errors": self.errors + self._asked - len(ordered),
+            "errors": self.errors + self._asked - len(self.latencies),
             "opened": self.opened,
             "lateness": self._late * 1e6,
             "p50": percentile(0.50),

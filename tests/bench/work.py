@@ -88,6 +88,8 @@ def paced(rate: int, idle: int = 0) -> Callable[[Contender, float], Figures]:
         command += [str(rate), str(seconds), str(idle)]
         with measured(contender, figures):
             result = json.loads(_output(command, seconds + idle / 100))
+        if not result["requests"]:
+            raise FailedError(f"{contender.name}: {rate} requests/s: nothing was answered")
         figures |= result
         figures["cpu"] = figures["cpu_seconds"] / result["sent"]
         return figures
