@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from fleetmesh.core.framing import (
     NEVER_NOMINATED,
@@ -13,6 +12,7 @@ from fleetmesh.core.framing import (
     token_list,
     without,
 )
+from fleetmesh.core.head import COMMON, Head, drop
 from fleetmesh.model.refusal import Refusal
 
 # RFC 3986's reg-name and IP literals with an optional port; `=` and the like are sub-delims.
@@ -25,70 +25,37 @@ _ORIGIN = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 
 
-class RequestHead:
-    """Fed by an HTTP parser (`on_url`, `on_header`, `on_headers_complete`), asked by `judge`.
+class RequestHead(Head):
+    """Fed by an HTTP parser (`on_url` too), asked by `judge`.
 
-    `lines` are the field lines to forward, in order, without Host and whatever concerns only
-    one hop. `length` is -1 when there is no Content-Length. `upgrade` is the protocol that the
-    client offers to change to and that may be forwarded, or empty. `wants_trailers` is
-    `TE: trailers`.
+    `lines` come without Host. `upgrade` is the protocol that the client offers to change to and
+    that may be forwarded, or empty. `wants_trailers` is `TE: trailers`.
     """
 
     __slots__ = (
-        "_connection",
         "_expect",
-        "_fault",
         "_te",
-        "_upgrade",
-        "chunked",
-        "count",
-        "head_done",
         "host",
         "http11",
-        "keep_alive",
-        "length",
-        "lines",
         "method",
         "target",
         "upgrade",
         "wants_trailers",
     )
 
-    def __init__(self) -> None:
-        self.begin_head()
-
     def begin_head(self) -> None:
-        self.lines: list[bytes] = []
+        super().begin_head()
         self.target = b""
         self.method = b""
         self.host: bytes | None = None
-        self.length = -1
-        self.chunked = False
-        self.count = 0
-        self.head_done = False
         self.http11 = True
-        self.keep_alive = True
         self.upgrade = b""
         self.wants_trailers = False
-        self._connection: frozenset[bytes] | None = None
-        self._fault = False
-        self._upgrade = b""
         self._te = b""
         self._expect = b""
 
     def on_url(self, url: bytes) -> None:
         self.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.count += 1
-        rule = _RULES.get(name.lower())
-        if rule is None:
-            self.lines.append(name + b": " + value + b"\r\n")
-        else:
-            rule(self, value)
-
-    def on_headers_complete(self) -> None:
-        self.head_done = True
 
     def judge(self, method: bytes, version: str, max_headers: int) -> Refusal | None:
         """Whether the head is legal, with everything that follows from it settled."""
@@ -208,25 +175,6 @@ def _content_length(head: RequestHead, value: bytes) -> None:
         head.length = length
 
 
-def _transfer_encoding(head: RequestHead, value: bytes) -> None:
-    # Only `chunked` alone: other codings would have to be decoded to know what is forwarded.
-    if head.chunked or value.strip(b" \t").lower() != b"chunked":
-        head._fault = True
-    head.chunked = True
-
-
-def _connection(head: RequestHead, value: bytes) -> None:
-    options = token_list(value)
-    if options is None:
-        head._fault = True
-    else:
-        head._connection = options | (head._connection or frozenset())
-
-
-def _upgrade(head: RequestHead, value: bytes) -> None:
-    head._upgrade = head._upgrade + b", " + value if head._upgrade else value
-
-
 def _te(head: RequestHead, value: bytes) -> None:
     head._te = head._te + b", " + value if head._te else value
 
@@ -239,23 +187,15 @@ def _refuse(head: RequestHead, _value: bytes) -> None:
     head._fault = True
 
 
-def _drop(_head: RequestHead, _value: bytes) -> None:
-    """Concerns one hop only, or is ours to say."""
-
-
-_RULES: dict[bytes, Callable[[RequestHead, bytes], None]] = {
+RequestHead.RULES = {
+    **COMMON,
     b"host": _host,
     b"content-length": _content_length,
-    b"transfer-encoding": _transfer_encoding,
-    b"connection": _connection,
-    b"upgrade": _upgrade,
     b"te": _te,
     b"expect": _expect,
-    b"keep-alive": _drop,
-    b"proxy-connection": _drop,
-    b"http2-settings": _drop,
-    b"trailer": _drop,
+    b"http2-settings": drop,
+    b"trailer": drop,
     **dict.fromkeys(spellings(b"content-length")[1:], _refuse),
     **dict.fromkeys(spellings(b"transfer-encoding")[1:], _refuse),
-    **dict.fromkeys(spellings(b"x-forwarded-client-cert"), _drop),
+    **dict.fromkeys(spellings(b"x-forwarded-client-cert"), drop),
 }

@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fleetmesh.core.framing import (
     NEVER_NOMINATED,
     OPTIONS,
     Body,
     content_length,
-    token_list,
     without,
 )
+from fleetmesh.core.head import COMMON, Head, drop
 
 
-class ResponseHead:
-    """Fed by an HTTP parser (`on_status`, `on_header`, `on_headers_complete`), asked by `judge`.
+class ResponseHead(Head):
+    """Fed by an HTTP parser (`on_status` too), asked by `judge`.
 
     `body` says how the content ends on the connection that the head came from. `keep_alive`:
     that connection may serve another request.
     """
 
     __slots__ = (
-        "_connection",
-        "_fault",
         "_trailer",
-        "_upgrade",
         "body",
-        "chunked",
-        "head_done",
-        "keep_alive",
-        "length",
-        "lines",
         "reason",
         "status",
     )
 
-    def __init__(self) -> None:
-        self.begin_head()
-
     def begin_head(self) -> None:
-        self.lines: list[bytes] = []
+        super().begin_head()
         self.reason = b""
         self.status = 0
-        self.length = -1
-        self.chunked = False
-        self.head_done = False
-        self.keep_alive = True
         self.body = Body.NONE
-        self._connection: frozenset[bytes] | None = None
-        self._fault = False
-        self._upgrade = b""
         self._trailer = b""
 
     def on_status(self, reason: bytes) -> None:
         self.reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        rule = _RULES.get(name.lower())
-        if rule is None:
-            self.lines.append(name + b": " + value + b"\r\n")
-        else:
-            rule(self, value)
-
-    def on_headers_complete(self) -> None:
-        self.head_done = True
 
     def judge(self, status: int, version: str, method: bytes) -> bool:
         """Whether the head is a legal answer to a request of `method`; settles `body`."""
@@ -140,39 +110,13 @@ def _content_length(head: ResponseHead, value: bytes) -> None:
         head.length = length
 
 
-def _transfer_encoding(head: ResponseHead, value: bytes) -> None:
-    if head.chunked or value.strip(b" \t").lower() != b"chunked":
-        head._fault = True
-    head.chunked = True
-
-
-def _connection(head: ResponseHead, value: bytes) -> None:
-    options = token_list(value)
-    if options is None:
-        head._fault = True
-    else:
-        head._connection = options | (head._connection or frozenset())
-
-
-def _upgrade(head: ResponseHead, value: bytes) -> None:
-    head._upgrade = head._upgrade + b", " + value if head._upgrade else value
-
-
 def _trailer(head: ResponseHead, value: bytes) -> None:
     head._trailer = head._trailer + b", " + value if head._trailer else value
 
 
-def _drop(_head: ResponseHead, _value: bytes) -> None:
-    """Concerns one hop only."""
-
-
-_RULES: dict[bytes, Callable[[ResponseHead, bytes], None]] = {
+ResponseHead.RULES = {
+    **COMMON,
     b"content-length": _content_length,
-    b"transfer-encoding": _transfer_encoding,
-    b"connection": _connection,
-    b"upgrade": _upgrade,
     b"trailer": _trailer,
-    b"keep-alive": _drop,
-    b"proxy-connection": _drop,
-    b"te": _drop,
+    b"te": drop,
 }

@@ -1,0 +1,88 @@
+"""What the heads of requests and responses have in common: one pass over the field lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+from fleetmesh.core.framing import token_list
+
+
+class Head:
+    """Fed by an HTTP parser (`on_header`, `on_headers_complete`).
+
+    `lines` are the field lines to forward, in order, without whatever concerns only one hop.
+    `length` is -1 when there is no Content-Length, `count` all fields that came. `RULES` says by
+    lower-case name what becomes of the fields that are not simply forwarded.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_fault",
+        "_upgrade",
+        "chunked",
+        "count",
+        "head_done",
+        "keep_alive",
+        "length",
+        "lines",
+    )
+
+    RULES: ClassVar[Mapping[bytes, Callable[..., None]]] = {}
+
+    def __init__(self) -> None:
+        self.begin_head()
+
+    def begin_head(self) -> None:
+        self.lines: list[bytes] = []
+        self.length = -1
+        self.chunked = False
+        self.count = 0
+        self.head_done = False
+        self.keep_alive = True
+        self._connection: frozenset[bytes] | None = None
+        self._fault = False
+        self._upgrade = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.count += 1
+        rule = self.RULES.get(name.lower())
+        if rule is None:
+            self.lines.append(name + b": " + value + b"\r\n")
+        else:
+            rule(self, value)
+
+    def on_headers_complete(self) -> None:
+        self.head_done = True
+
+
+def transfer_encoding(head: Head, value: bytes) -> None:
+    """Only `chunked` alone: other codings would have to be decoded to know what is forwarded."""
+    if head.chunked or value.strip(b" \t").lower() != b"chunked":
+        head._fault = True
+    head.chunked = True
+
+
+def connection(head: Head, value: bytes) -> None:
+    options = token_list(value)
+    if options is None:
+        head._fault = True
+    else:
+        head._connection = options | (head._connection or frozenset())
+
+
+def upgrade(head: Head, value: bytes) -> None:
+    head._upgrade = head._upgrade + b", " + value if head._upgrade else value
+
+
+def drop(_head: Head, _value: bytes) -> None:
+    """Concerns one hop only, or is the mesh's to say."""
+
+
+COMMON: Mapping[bytes, Callable[..., None]] = {
+    b"transfer-encoding": transfer_encoding,
+    b"connection": connection,
+    b"upgrade": upgrade,
+    b"keep-alive": drop,
+    b"proxy-connection": drop,
+}
