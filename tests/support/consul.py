@@ -131,12 +131,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def consul_binary() -> str:
-    """Path of Debian's consul 1.8.7; skips the test where it cannot be fetched."""
+    """Path of Debian's consul 1.8.7; fails the test where it cannot be fetched."""
     found = subprocess.run(
         [sys.executable, str(FETCH)], capture_output=True, text=True, check=False
     )
     if found.returncode:
-        pytest.skip(f"no consul 1.8.7 here: {found.stderr.strip()}")
+        pytest.fail(f"no consul 1.8.7 here: {found.stderr.strip()}")
     return found.stdout.strip().splitlines()[-1]
 
 
