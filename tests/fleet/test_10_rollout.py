@@ -100,8 +100,7 @@ def test_hosts_needed_no_package_index(fleet: Fleet) -> None:
         target = host.output("readlink -f /usr/local/bin/fleetmesh")
         assert target.startswith("/opt/fleetmesh/releases/"), target
         assert host.run("command -v cc gcc", check=False).returncode != 0
-        status = host.status()
-        assert host.output("fleetmesh version").split()[-1] == status["version"]
+        assert host.status()["version"] in host.output("fleetmesh version")
 
 
 def test_registered_with_checks(fleet: Fleet) -> None:
