@@ -91,7 +91,7 @@ class Run:
         for _ in range(max(self._idle, 16)):
             await self._open()
         for call in tuple(self.free):
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.001)
             self.free.remove(call)
             call.ask(self._request())
         await self._send(SETTLE)

@@ -82,9 +82,18 @@ class Report:
         }
 
     def finish(self) -> None:
-        """The run is over: note how busy the machine was meanwhile."""
-        self._header["machine"]["load after the run"] = _load()
-        paced = self._values["http_paced"]
+        """The run is over: how busy was the machine with other things, what is beyond the floor?"""
+        others = [
+            value
+            for contenders in self._values.values()
+            for metrics in contenders.values()
+            for value in metrics.get("others", ())
+        ]
+        if others:
+            self._header["machine"]["others' work meanwhile"] = (
+                f"{statistics.median(others):.1f} cores (at most {max(others):.1f})"
+            )
+        paced = self._values.get("http_paced", {})
         for metric in ("p50", "p99"):
             floor = self._median("http_paced", FLOOR, metric)
             for name, metrics in paced.items():
@@ -157,7 +166,7 @@ class Report:
         for work, metric, what, factor, form in SHOWN:
             cells = []
             for name in names:
-                values = [v * factor for v in self._values[work][name][metric]]
+                values = [v * factor for v in self._of(work, name, metric)]
                 if not values or (metric in ("cpu", "pss", "per_cpu_second") and not any(values)):
                     cells.append("")
                     continue
@@ -167,8 +176,10 @@ class Report:
                 lines.append(_row(titles[work], what, *cells))
         idle = [f"**{self._idle[n] / 2**20:.1f}**" if n in self._idle else "" for n in names]
         lines.append(_row("just started", "memory, MiB PSS", *idle))
-        lines += ["", _row("fleetmesh over Envoy", "ratio", "goal"), _row("---", "---", "---")]
-        for key, ratio in self.ratios().items():
+        ratios = self.ratios()
+        if ratios:
+            lines += ["", _row("fleetmesh over Envoy", "ratio", "goal"), _row("---", "---", "---")]
+        for key, ratio in ratios.items():
             goal = f"≤ {GOALS[key]:.2f}" if key in GOALS else ""
             lines.append(_row(f"`{key}`", f"**{ratio:.2f}**", goal))
         lines += [f"\nFAILED: {failure}" for failure in self.failures]
@@ -192,17 +203,21 @@ class Report:
             if metric not in ("cpu", "p99"):
                 continue
             bars = [
-                (name, _spread([v * factor for v in metrics[metric]]), form)
-                for name, metrics in self._values[work].items()
-                if any(metrics[metric])
+                (name, _spread([v * factor for v in self._of(work, name, metric)]), form)
+                for name in self._values.get(work, {})
+                if any(self._of(work, name, metric))
             ]
             if bars:
                 panels.append((f"{next(w.title for w in WORKS if w.name == work)}: {what}", bars))
         return plot(panels)
 
     def _median(self, work: str, contender: str, metric: str) -> float | None:
-        values = self._values[work][contender][metric]
+        values = self._of(work, contender, metric)
         return statistics.median(values) if values else None
+
+    def _of(self, work: str, contender: str, metric: str) -> list[float]:
+        """Without making an entry of what was not measured."""
+        return self._values.get(work, {}).get(contender, {}).get(metric, [])
 
 
 def _row(*cells: str) -> str:
@@ -234,9 +249,4 @@ def _machine() -> dict[str, str]:
         "memory": f"{memory:.0f} GiB",
         "system": f"{release}, Linux {platform.release()}",
         "Python": platform.python_version(),
-        "load before the run": _load(),
     }
-
-
-def _load() -> str:
-    return Path("/proc/loadavg").read_text().split()[0]

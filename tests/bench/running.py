@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import time
@@ -104,6 +105,19 @@ def cpu_seconds(pids: list[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / TICK
+
+
+def machine_seconds() -> float:
+    """CPU time that was not idle, on all cores, what the hypervisor took included."""
+    numbers = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = numbers[:8]
+    return (user + nice + system + irq + softirq + steal) / TICK
+
+
+def own_seconds() -> float:
+    """CPU time of the benchmark and of everything that it started."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return cpu_seconds(family([os.getpid()])) + ended.ru_utime + ended.ru_stime
 
 
 def pss(pids: list[int]) -> int:

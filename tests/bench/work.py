@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from tests.bench.contenders import Contender
 from tests.bench.install import environment, path
-from tests.bench.running import FailedError, cpu_seconds, pss
+from tests.bench.running import FailedError, cpu_seconds, machine_seconds, own_seconds, pss
 
 LUA = Path(__file__).with_name("requests.lua")
 MARGIN = 40.0
@@ -41,9 +42,11 @@ class Work:
 
 @contextmanager
 def measured(contender: Contender, into: Figures) -> Iterator[None]:
-    """Adds the CPU-seconds that the contender spent, and its memory halfway through and after."""
+    """Adds the CPU-seconds that the contender spent, the most memory that it had, and how many
+    cores others kept busy meanwhile."""
     pids = contender.pids
     before = cpu_seconds(pids)
+    others, begin = machine_seconds() - own_seconds(), time.monotonic()
     samples: list[int] = []
     done = threading.Event()
 
@@ -58,6 +61,8 @@ def measured(contender: Contender, into: Figures) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+    others = machine_seconds() - own_seconds() - others
+    into["others"] = max(0.0, others / (time.monotonic() - begin))
     into["cpu_seconds"] = cpu_seconds(pids) - before
     into["pss"] = max([*samples, pss(pids)])
 
@@ -120,7 +125,7 @@ WORKS = (
     Work("http_small", "HTTP, 8 headers, 96 bytes back", "request", 5, wrk("small", 32), False),
     Work("http_4k", "HTTP, 12 headers, 4 KiB back", "request", 5, wrk("4k", 32)),
     Work("http_64k", "HTTP, 64 KiB there and back", "request", 4, wrk("64k", 16)),
-    Work("http_paced", f"HTTP, {RATE} requests/s, open loop", "request", 8, paced(RATE), False),
+    Work("http_paced", f"HTTP, {RATE} requests/s, open loop", "request", 6, paced(RATE), False),
     Work("tcp_bulk", "TCP, one stream, each way", "GB", 4, bulk),
     Work(
         "new_connections",
