@@ -61,7 +61,7 @@ def evidence(request: pytest.FixtureRequest) -> Evidence:
     return Evidence(request.node.name.removeprefix("test_"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def logs() -> Path:
     return LOGS
 

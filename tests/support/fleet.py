@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -139,13 +140,13 @@ class Fleet:
     def spiffe_id(self, service: str) -> str:
         return f"spiffe://{self.trust_domain}/ns/default/dc/dc1/svc/{service}"
 
-    def decide(self, source: str, destination: str, action: str) -> None:
-        """Make the exact intention of this pair `allow` or `deny`."""
+    def decide(self, source: str, destination: str, action: str) -> float:
+        """Make the exact intention of this pair `allow` or `deny`; when Consul was told so."""
         exact = self._intention(source, destination) or {
             "SourceName": source,
             "DestinationName": destination,
         }
-        self._put_intention(exact | {"Action": action})
+        return self._put_intention(exact | {"Action": action})
 
     @contextlib.contextmanager
     def intention(self, source: str, destination: str, action: str) -> Iterator[None]:
@@ -160,13 +161,15 @@ class Fleet:
             elif (now := self._intention(source, destination)) is not None:
                 self.consul("DELETE", f"/v1/connect/intentions/{now['ID']}")
 
-    def _put_intention(self, wanted: dict[str, Any]) -> None:
+    def _put_intention(self, wanted: dict[str, Any]) -> float:
         body = {key: wanted[key] for key in _INTENTION_KEYS if key in wanted}
         now = self._intention(wanted["SourceName"], wanted["DestinationName"])
+        told = time.time()
         if now is None:
             self.consul("POST", "/v1/connect/intentions", body)
         else:
             self.consul("PUT", f"/v1/connect/intentions/{now['ID']}", body)
+        return told
 
     def _intention(self, source: str, destination: str) -> dict[str, Any] | None:
         for one in self.consul("GET", "/v1/connect/intentions"):
