@@ -33,6 +33,7 @@ def test_new_requests_are_refused_and_allowed_again(
 ) -> None:
     """Deny turns answers into 403 within 2 s, on every instance; allow turns them back."""
     poll = fleet["web1"].start("poll.py", fleet["api1"].url(8000), user="web")
+    assert poll.until("answer")["status"] == 200
     for action, status in (("deny", 403), ("allow", 200)):
         told = fleet.decide("web", "api", action)
         until = told + LIMIT + 2
