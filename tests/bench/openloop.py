@@ -1,9 +1,9 @@
 """An open-loop caller: requests leave on time, whether or not earlier ones were answered.
 
-`python -m tests.bench.openloop PORT RATE SECONDS [IDLE]`. Every request takes a free connection or
-opens one, so that a slow answer holds up nothing. IDLE more connections are opened first, each
-asks once, and from then on the requests go round all of them. Prints one JSON object; latencies
-are in microseconds from the write to the last byte.
+`python -m tests.bench.openloop PORT RATE SECONDS [CONNECTIONS]`. All connections are opened first
+and ask once each; from then on the requests go round them. One that finds none free waits, and its
+latency counts from when it was due. Prints one JSON object; latencies are in microseconds, from
+the tick that a request was due at to the last byte of its answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import uvloop
 
 SETTLE = 1.0
 TICK = 0.001
-MOST = 4000  # connections
+CONNECTIONS = 64
 LAST_CHANCE = 1.0
 
 
@@ -29,8 +29,7 @@ class Call(asyncio.Protocol):
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._sent = 0.0
-        self._counts = False
+        self._due = 0.0
         self._missing = 0
         self._head = b""
 
@@ -38,11 +37,11 @@ class Call(asyncio.Protocol):
         self.transport = transport
         self._run.free.append(self)
 
-    def ask(self, request: bytes) -> None:
+    def ask(self, request: bytes, due: float) -> None:
+        """`due` is 0 when the latency is of no interest."""
         self._missing = 0
         self._head = b""
-        self._counts = self._run.measuring
-        self._sent = time.perf_counter()
+        self._due = due
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -60,9 +59,10 @@ class Call(asyncio.Protocol):
             length = int(head[at:].split(b"\r\n", 1)[0])
             self._missing = length - (len(self._head) - end - 4)
         if self._missing == 0:
-            if self._counts:
-                self._run.latencies.append(time.perf_counter() - self._sent)
+            if self._due:
+                self._run.latencies.append(time.perf_counter() - self._due)
             self._run.free.append(self)
+            self._run.send_waiting()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._run.over:
@@ -72,32 +72,29 @@ class Call(asyncio.Protocol):
 
 
 class Run:
-    def __init__(self, port: int, rate: float, seconds: float, idle: int) -> None:
+    def __init__(self, port: int, rate: float, seconds: float, connections: int) -> None:
         self.free: collections.deque[Call] = collections.deque()
         self.latencies: list[float] = []
         self.errors = 0
         self.over = False
-        self.opened = 0
-        self.measuring = False
+        self._waiting: collections.deque[float] = collections.deque()
         self._port = port
         self._rate = rate
         self._seconds = seconds
-        self._idle = idle
+        self._connections = connections
         self._count = 0
         self._asked = 0
-        self._late = 0.0
 
     async def run(self) -> dict[str, float]:
-        for _ in range(max(self._idle, 16)):
-            await self._open()
+        loop = asyncio.get_running_loop()
+        for _ in range(self._connections):
+            await loop.create_connection(lambda: Call(self), "127.0.0.1", self._port)
         for call in tuple(self.free):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(TICK)
             self.free.remove(call)
-            call.ask(self._request())
-        await self._send(SETTLE)
-        self.measuring = True
-        self._asked = 0
-        await self._send(self._seconds)
+            call.ask(self._request(), 0.0)
+        await self._send(SETTLE, measuring=False)
+        await self._send(self._seconds, measuring=True)
         for _ in range(100):
             if len(self.latencies) >= self._asked:
                 break
@@ -105,32 +102,22 @@ class Run:
         self.over = True
         return self._result()
 
-    async def _send(self, seconds: float) -> None:
+    async def _send(self, seconds: float, *, measuring: bool) -> None:
         """A tick sends what is due."""
         start = time.perf_counter()
         sent = 0
         while (now := time.perf_counter()) < start + seconds:
             due = int((now - start) * self._rate) + 1
-            if sent < due:
-                self._late = max(self._late, now - start - sent / self._rate)
-            while sent < due:
-                if not self.free and self.opened < MOST:
-                    await self._open()
-                if not self.free:
-                    self._asked += 1  # and never answered
-                    sent += 1
-                    continue
-                # The one that was free longest goes next: with IDLE connections all take turns.
-                call = self.free.popleft() if self._idle else self.free.pop()
-                call.ask(self._request())
-                self._asked += 1
-                sent += 1
+            self._waiting.extend([now if measuring else 0.0] * (due - sent))
+            self._asked += (due - sent) * measuring
+            sent = due
+            self.send_waiting()
             await asyncio.sleep(TICK)
 
-    async def _open(self) -> None:
-        self.opened += 1
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: Call(self), "127.0.0.1", self._port)
+    def send_waiting(self) -> None:
+        """The connection that was free longest goes next: all take turns."""
+        while self._waiting and self.free:
+            self.free.popleft().ask(self._request(), self._waiting.popleft())
 
     def _request(self) -> bytes:
         self._count += 1
@@ -153,8 +140,6 @@ class Run:
             "requests": len(self.latencies),
             "sent": self._count,
             "errors": self.errors + self._asked - len(self.latencies),
-            "opened": self.opened,
-            "lateness": self._late * 1e6,
             "p50": percentile(0.50),
             "p90": percentile(0.90),
             "p99": percentile(0.99),
@@ -164,9 +149,9 @@ class Run:
 
 def main() -> None:
     port, rate, seconds = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
-    idle = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+    connections = int(sys.argv[4]) if len(sys.argv) > 4 else CONNECTIONS
     gc.disable()
-    print(json.dumps(uvloop.run(Run(port, rate, seconds, idle).run())))
+    print(json.dumps(uvloop.run(Run(port, rate, seconds, connections).run())))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from tests.bench.contenders import Contender
 from tests.bench.install import environment, path
-from tests.bench.running import FailedError, cpu_seconds, machine_seconds, own_seconds, pss
+from tests.bench.openloop import CONNECTIONS
+from tests.bench.running import (
+    FailedError,
+    cpu_seconds,
+    favoured,
+    machine_seconds,
+    own_seconds,
+    pss,
+)
 
 LUA = Path(__file__).with_name("requests.lua")
 MARGIN = 40.0
@@ -86,13 +94,13 @@ def wrk(kind: str, connections: int, service: str = "api") -> Callable[[Contende
     return do
 
 
-def paced(rate: int, idle: int = 0) -> Callable[[Contender, float], Figures]:
+def paced(rate: int, connections: int = CONNECTIONS) -> Callable[[Contender, float], Figures]:
     def do(contender: Contender, seconds: float) -> Figures:
         figures: Figures = {}
         command = [sys.executable, "-m", "tests.bench.openloop", str(contender.entry["api"])]
-        command += [str(rate), str(seconds), str(idle)]
-        with measured(contender, figures):
-            result = json.loads(_output(command, seconds + idle / 100))
+        command += [str(rate), str(seconds), str(connections)]
+        with favoured(), measured(contender, figures):
+            result = json.loads(_output(command, seconds + connections / 100))
         if not result["requests"]:
             raise FailedError(f"{contender.name}: {rate} requests/s: nothing was answered")
         figures |= result
