@@ -42,8 +42,7 @@ def worst(findings: Iterable[Finding]) -> Level:
 
 def of_status(status: Status) -> list[Finding]:
     """Everything that the status alone tells, good and bad."""
-    if status.services and not status.generation and not status.consul.reachable:
-        # One cause, one finding: without Consul no service has anything yet.
+    if status.services and _unheard(status):
         names = ", ".join(service.name for service in status.services)
         services = [Finding(Level.WARNING, "services", f"{names} wait for Consul")]
     else:
@@ -57,8 +56,15 @@ def of_status(status: Status) -> list[Finding]:
     ]
 
 
+def _unheard(status: Status) -> bool:
+    """Consul has told nothing yet: one cause, and one finding for all that is missing."""
+    return not status.generation and not status.consul.reachable
+
+
 def _configuration(status: Status) -> Iterator[Finding]:
     for problem in status.problems:
+        if problem.path.startswith("consul: ") and _unheard(status):
+            continue
         yield Finding(
             Level.ERROR, "configuration", f"{problem.path}: {problem.rule}", problem.remedy
         )

@@ -128,5 +128,6 @@ def sentence(
         if consul_error:
             parts.append(f"Consul does not answer: {consul_error}")
     if problems:
-        parts.append(f"{len(problems)} problems: {problems[0]}")
+        noun = "problem" if len(problems) == 1 else "problems"
+        parts.append(f"{len(problems)} {noun}: {problems[0]}")
     return ", ".join(parts).replace("\n", " ")[:SENTENCE_LENGTH]

@@ -128,11 +128,13 @@ class Plane:
             fields["detail"] = detail
         if seen == LOG_BURST:
             fields["muted"] = "further lines like this one, for a second"
+        why = [text for name in ("intention", "detail") if (text := fields.get(name))]
         _log.warning(
-            "refused %s => %s: %s",
-            site.source or "?",
+            "refused %s => %s: %s%s",
+            site.source or peer,
             site.destination or "?",
             refusal.sentence,
+            f" ({', '.join(why)})" if why else "",
             extra={"fields": fields},
         )
 
@@ -143,7 +145,12 @@ class Plane:
         self._logged[key] = seen
         if seen <= LOG_BURST:
             fields = {"event": "admitted", "destination": site.destination, "peer": peer}
-            _log.info("plain connection to %s admitted", site.destination, extra={"fields": fields})
+            _log.info(
+                "plain connection from %s to %s admitted",
+                peer,
+                site.destination,
+                extra={"fields": fields},
+            )
 
     def cut(self, site: Site, peer: str) -> None:
         """An open connection ends because an intention now forbids it."""

@@ -26,7 +26,7 @@ def load(
     neither root nor the agent's, and belong to one service only.
     """
     directory = Path(services_dir)
-    listing = list_dir(directory) if directory.exists() else Listing([], [])
+    listing = list_dir(directory, missing_ok=True)
     found = read_files(Path(agent_file), listing.files, resolve_uid)
     problems = found.problems + listing.problems
     return problems or found.settings or [Problem(str(agent_file), "was not read")]
@@ -105,12 +105,19 @@ class Listing(msgspec.Struct, frozen=True):
     problems: list[Problem]
 
 
-def list_dir(directory: Path, suffixes: Sequence[str] = (SUFFIX,)) -> Listing:
+def list_dir(
+    directory: Path, suffixes: Sequence[str] = (SUFFIX,), missing_ok: bool = False
+) -> Listing:
     """The files of a directory that would be read; hidden ones and other suffixes (backups of
     editors) are left out, but `.yml` is told, for its writer believes that it counts."""
     try:
         paths = sorted(path for path in directory.iterdir() if not path.name.startswith("."))
     except OSError as error:
+        if error.errno == errno.EACCES:
+            rule = f"cannot be read: {error.strerror}"
+            return Listing([], [Problem(str(directory), rule, "Run it as root")])
+        if missing_ok and error.errno == errno.ENOENT:
+            return Listing([], [])
         rule = "does not exist" if error.errno == errno.ENOENT else f"{error.strerror}".lower()
         return Listing([], [Problem(str(directory), rule, "Name a directory")])
     misnamed = [

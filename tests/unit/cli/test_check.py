@@ -15,6 +15,7 @@ from fleetmesh.cli import doctor
 from fleetmesh.cli.findings import Finding, Level, of_status, unreachable, worst
 from fleetmesh.edge.consul_probe import Probe
 from fleetmesh.edge.host import Conntrack
+from fleetmesh.model.problem import Problem
 from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status, WorkerStatus
 from fleetmesh.settings import ServiceSettings, Settings
 
@@ -115,7 +116,9 @@ def test_one_thing_is_wrong(status: Status, level: Level, message: str) -> None:
 def test_without_consul_there_is_one_cause() -> None:
     """What follows from it is not told as well."""
     silent = ConsulStatus("http://c", False, None, "refused")
-    assert told(of_status(healthy(consul=silent, generation=0, workers=()))) == [
+    missing = (Problem("consul: /v1/catalog/services", "not known yet"),)
+    first = healthy(consul=silent, generation=0, workers=(), problems=missing)
+    assert told(of_status(first)) == [
         (Level.ERROR, "consul: http://c has not answered so far, nothing is served yet: refused"),
         (Level.ERROR, "workers: none is running"),
         (Level.WARNING, "services: cart wait for Consul"),

@@ -50,7 +50,7 @@ def test_service_before_its_certificate() -> None:
     [
         (SNAPSHOT, [], "", "1 of 1 services with a certificate"),
         (SNAPSHOT, [], "refused", "Consul does not answer: refused"),
-        (SNAPSHOT, [Problem("a.yaml:1", "is wrong")], "", "1 problems: a.yaml:1: is wrong"),
+        (SNAPSHOT, [Problem("a.yaml:1", "is wrong")], "", "1 problem: a.yaml:1: is wrong"),
         (None, [], "refused", "Waiting for Consul (refused)"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -278,3 +280,17 @@ def test_two_names_of_one_user(host: Host) -> None:
     host.declare("b.yaml", "name: b\nport: 81\nuser: alias-of-app\n")
     (found,) = host.problems(_uid)
     assert found.startswith("b.yaml:3: user: uid 1001 is the user of the service in a.yaml too.")
+
+
+def test_a_directory_that_may_not_be_read_is_a_problem(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no reason to believe that no service is declared, and no traceback."""
+
+    def refuse(path: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert host.problems() == [
+        f"{host.services}: cannot be read: Permission denied. Run it as root"
+    ]
