@@ -95,6 +95,9 @@ demo-shell: ## a root shell on HOST=, or one command there with CMD=
 	@[ -n "$(HOST)" ] || { echo "usage: make demo-shell HOST=web1 [CMD='...']" >&2; exit 2; }
 	@[ -e /var/lib/fleetmesh-lab/$(LAB)/ssh_config ] \
 	  || { echo "lab $(LAB) is not up: make demo" >&2; exit 2; }
+	@grep -q '^Host $(HOST) ' /var/lib/fleetmesh-lab/$(LAB)/ssh_config \
+	  || { echo "no host $(HOST) in lab $(LAB), but:" \
+	    $$(sed -n 's/^Host \([^ *]*\) .*/\1/p' /var/lib/fleetmesh-lab/$(LAB)/ssh_config) >&2; exit 2; }
 	@if [ -n "$$CMD" ]; then exec $(SSH) -T $(HOST) "$$CMD"; else exec $(SSH) -t $(HOST); fi
 
 demo-ui: ## Consul's UI on a loopback port of this machine, until interrupted (UI_PORT=8500)
