@@ -22,7 +22,6 @@ class Downstream(RequestReader):
         "_ended",
         "_left",
         "peer",
-        "response_begun",
         "series",
         "site",
         "status",
@@ -36,7 +35,6 @@ class Downstream(RequestReader):
             site.direction, site.source, site.destination, site.kind
         )
         self.peer = ""
-        self.response_begun = False
         self.status = 0
         self.write_paused = False
         self._ended = False

@@ -19,7 +19,7 @@ from fleetmesh.settings import HttpSettings, TcpSettings
 
 _log = logging.getLogger(__name__)
 
-SWEEP = 0.25  # seconds; deadlines are kept to this precision
+SWEEP = 0.25  # seconds; nothing ends before its deadline, and at most two sweeps after it
 GRACE = 1.0  # quiet seconds before a retiring keep-alive connection is closed
 HANDSHAKE_TIMEOUT = 10.0
 LINGER = 2.0  # seconds for a peer to read an answer before its connection is closed
@@ -170,8 +170,9 @@ class Plane:
 
     def _sweep(self, round_: int) -> None:
         self.now = now = time.monotonic()
+        due = now - SWEEP  # deadlines were reckoned from a clock that was late by up to this
         for held in tuple(self.connections):
-            if held.deadline <= now:
+            if held.deadline <= due:
                 held.expire(now)
         if round_ % 4 == 0:
             self._logged.clear()

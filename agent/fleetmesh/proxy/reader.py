@@ -55,6 +55,7 @@ class RequestReader(RequestHead, asyncio.Protocol):
         "persistent",
         "phase",
         "plane",
+        "response_begun",
         "retiring",
         "started",
         "transport",
@@ -68,6 +69,7 @@ class RequestReader(RequestHead, asyncio.Protocol):
         self.backlog = b""
         self.out: list[bytes] = []
         self.persistent = True
+        self.response_begun = False
         self.retiring = plane.draining
         self.started = 0.0
         self._decoder: ChunkedDecoder | None = None
@@ -229,8 +231,9 @@ class RequestReader(RequestHead, asyncio.Protocol):
         return rest
 
     def _request_complete(self) -> None:
-        """The time that the whole answer may take begins here, as with Envoy's route timeout."""
+        """The time that the endpoint has to begin its answer starts here."""
         http = self.plane.http
         self.phase = WAIT
         self._decoder = None
-        self.deadline = self.plane.now + (http.request_timeout or http.idle_timeout)
+        waits = not self.response_begun and http.request_timeout
+        self.deadline = self.plane.now + (waits or http.idle_timeout)

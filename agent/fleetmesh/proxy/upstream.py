@@ -159,8 +159,7 @@ class Upstream(ResponseHead, asyncio.Protocol):
             answer = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             exchange.series.received += len(answer)
-            if not self.plane.http.request_timeout:
-                exchange.deadline = self.plane.now + self.plane.http.idle_timeout
+            exchange.deadline = self.plane.now + self.plane.http.idle_timeout
             exchange.transport.write(answer)
         if self.phase == DONE:
             # More than was asked for: whatever it is, it must not answer the next request.
