@@ -53,6 +53,7 @@ def lab(verb: str, *hosts: str) -> Any:
 def ssh(host: str, command: str) -> str:
     done = subprocess.run(
         ["ssh", "-F", str(LABS / NAME / "ssh_config"), host, command],
+        stdin=subprocess.DEVNULL,  # ssh leaves one that it inherits non-blocking
         capture_output=True,
         text=True,
         timeout=30,
@@ -122,7 +123,9 @@ def test_a_destination_outside_the_lab_is_refused_by_control() -> None:
 
 def reboot(host: str) -> None:
     subprocess.run(
-        ["ssh", "-F", str(LABS / NAME / "ssh_config"), host, "systemctl reboot"], check=False
+        ["ssh", "-F", str(LABS / NAME / "ssh_config"), host, "systemctl reboot"],
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
 
 

@@ -65,6 +65,7 @@ class Fleet:
                 ["make", "--no-print-directory", *targets, f"LAB={self.lab}"],
                 cwd=ROOT,
                 env=environment,
+                stdin=subprocess.DEVNULL,  # Ansible refuses one that does not block
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 timeout=timeout,
@@ -92,6 +93,7 @@ class Fleet:
                     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
                     "ANSIBLE_FORCE_COLOR": "0",
                 },
+                stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 timeout=timeout,

@@ -42,7 +42,7 @@ def members(groups: list[Path]) -> list[int]:
         for directory, _, _ in os.walk(group):
             try:
                 found.update(map(int, (Path(directory) / "cgroup.procs").read_text().split()))
-            except FileNotFoundError:
+            except OSError:  # gone, or (ENODEV) just going
                 continue
     return sorted(found)
 
