@@ -6,6 +6,7 @@ Modules import what they need when their verb runs, so that the small verbs are 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -27,6 +28,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        version.version()
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="As `fleetmesh version`.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """A service mesh for fleets of plain VMs."""
+
+
 app.command("agent")(agent.agent)
 app.command("status")(status.status)
 app.command("check")(check.check)

@@ -65,6 +65,7 @@ def apply(
         typer.Option(
             metavar="SECONDS",
             min=0,
+            max=3600,
             help="Undo the rules after so long unless `fleetmesh capture confirm` was heard; 0 asks"
             " for no confirmation.  [default: only rules new to this host, as in the settings]",
         ),

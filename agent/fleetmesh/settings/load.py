@@ -20,13 +20,14 @@ SUFFIX = ".yaml"
 def load(
     agent_file: Path | str, services_dir: Path | str, resolve_uid: ResolveUid | None = None
 ) -> Settings | list[Problem]:
-    """The settings of a host; a missing `services_dir` declares no services.
+    """The settings of a host. A missing `services_dir` is a problem: were it taken for an empty
+    one, a slip of the hand would deregister every service.
 
     With `resolve_uid` (edge.users.resolve) each service's user must exist on this host, be
     neither root nor the agent's, and belong to one service only.
     """
     directory = Path(services_dir)
-    listing = list_dir(directory, missing_ok=True)
+    listing = list_dir(directory)
     found = read_files(Path(agent_file), listing.files, resolve_uid)
     problems = found.problems + listing.problems
     return problems or found.settings or [Problem(str(agent_file), "was not read")]
@@ -56,7 +57,7 @@ def read_files(
             reader, node = opened
             readers.append(reader)
             agent = reader.struct(node, Settings)
-            if agent is not None and not reader.problems:
+            if agent is not None:
                 rules.check_agent(agent, reader)
             if reader.problems:
                 agent = None
@@ -105,9 +106,7 @@ class Listing(msgspec.Struct, frozen=True):
     problems: list[Problem]
 
 
-def list_dir(
-    directory: Path, suffixes: Sequence[str] = (SUFFIX,), missing_ok: bool = False
-) -> Listing:
+def list_dir(directory: Path, suffixes: Sequence[str] = (SUFFIX,)) -> Listing:
     """The files of a directory that would be read; hidden ones and other suffixes (backups of
     editors) are left out, but `.yml` is told, for its writer believes that it counts."""
     try:
@@ -116,10 +115,9 @@ def list_dir(
         if error.errno == errno.EACCES:
             rule = f"cannot be read: {error.strerror}"
             return Listing([], [Problem(str(directory), rule, "Run it as root")])
-        if missing_ok and error.errno == errno.ENOENT:
-            return Listing([], [])
         rule = "does not exist" if error.errno == errno.ENOENT else f"{error.strerror}".lower()
-        return Listing([], [Problem(str(directory), rule, "Name a directory")])
+        remedy = "Name a directory; an empty one declares no services"
+        return Listing([], [Problem(str(directory), rule, remedy)])
     misnamed = [
         Problem(str(path), "ends in .yml and would not be read", "Rename it to .yaml")
         for path in paths

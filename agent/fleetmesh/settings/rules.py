@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from fleetmesh.settings import ServiceSettings, Settings
+from fleetmesh.settings import CaptureSettings, ServiceSettings, Settings
 from fleetmesh.settings.decode import Reader, joined
 
 AGENT_USER: Final = "fleetmesh"
+SSH_PORT: Final = "an SSH port (capture.ssh_ports)"
 RESERVED_META: Final = ("fleetmesh-", "consul-")
 _META_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 MAX_META: Final = 64
@@ -143,7 +144,7 @@ def _check_names(declared: Sequence[Declared]) -> None:
 
 
 def _check_ports(agent: Settings | None, declared: Sequence[Declared]) -> None:
-    owners: dict[int, str] = dict(_taken(agent)) if agent else {}
+    owners = dict(_taken(agent)) if agent else dict.fromkeys(CaptureSettings().ssh_ports, SSH_PORT)
     for service, reader in _pairs(declared):
         for key in ("port", "sidecar_port", "outbound_port"):
             port = getattr(service, key)
@@ -249,7 +250,7 @@ def _pairs(declared: Sequence[Declared]) -> Iterator[tuple[ServiceSettings, Read
 def _taken(agent: Settings) -> Iterator[tuple[int, str]]:
     """Ports of this host that are spoken for, and by whom."""
     for port in agent.capture.ssh_ports:
-        yield port, "an SSH port (capture.ssh_ports)"
+        yield port, SSH_PORT
     yield _port_of(agent.metrics_address), "the port of metrics_address"
     consul = urlsplit(agent.consul.address)
     if consul.hostname in ("127.0.0.1", "::1", "localhost"):

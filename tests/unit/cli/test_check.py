@@ -246,6 +246,7 @@ def test_an_application_that_does_not_listen() -> None:
 def test_a_token_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "agent.yaml"
     file.write_text(f"address: 192.0.2.5\nconsul: {{token_file: {tmp_path}/token}}\n")
+    (tmp_path / "none.d").mkdir()
     result = run("check", "--agent", str(file), "--services", str(tmp_path / "none.d"))
     assert f"token: {tmp_path}/token cannot be read: No such file or directory" in result.stdout
 
@@ -272,6 +273,7 @@ def test_findings_as_json(agent: FakeAgent, run: Run, tmp_path: Path) -> None:
     (tmp_path / "agent.yaml").write_text("address: 192.0.2.5\nconsul: {address: 'http://[::1]:1'}")
     agent.answers["GET", "/v1/capture"] = (200, {"difference": ["- a rule"]})
     files = ["--agent", str(tmp_path / "agent.yaml"), "--services", str(tmp_path / "none.d")]
+    (tmp_path / "none.d").mkdir()
     result = run("check", "--json", *files)
     found = {
         (finding["subject"], finding["level"]): finding["message"]

@@ -26,6 +26,7 @@ def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_version() -> None:
     assert shell("version").stdout.startswith(f"fleetmesh {__version__} (Python ")
+    assert shell("--version").stdout == shell("version").stdout
     assert json.loads(shell("version", "--json").stdout)["version"] == __version__
 
 

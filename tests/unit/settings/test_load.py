@@ -12,7 +12,7 @@ from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.settings import OnStop, ServiceSettings, Settings
-from fleetmesh.settings.load import list_dir, load
+from fleetmesh.settings.load import list_dir, load, read_files
 from fleetmesh.settings.rules import ResolveUid
 
 
@@ -117,9 +117,18 @@ checks:
     )
 
 
-def test_a_missing_directory_declares_nothing(host: Host) -> None:
-    host.services.rmdir()
+def test_a_missing_directory_is_not_an_empty_one(host: Host) -> None:
+    """A reload that took it for one would deregister every service."""
     assert host.settings().services == ()
+    host.services.rmdir()
+    (found,) = host.problems()
+    assert found.startswith(f"{host.services}: does not exist")
+
+
+def test_a_service_on_the_ssh_port_is_told_without_the_agents_file(host: Host) -> None:
+    host.declare("a.yaml", "name: a\nport: 22\n")
+    (found,) = read_files(None, [host.services / "a.yaml"]).problems
+    assert found.rule == "22 is an SSH port (capture.ssh_ports)"
 
 
 def test_every_problem_of_every_file_is_told(host: Host) -> None:
@@ -145,7 +154,7 @@ def test_files_that_would_not_be_read(host: Host) -> None:
 
 def test_a_directory_that_is_none(tmp_path: Path) -> None:
     (found,) = list_dir(tmp_path / "nowhere").problems
-    assert str(found) == f"{tmp_path / 'nowhere'}: does not exist. Name a directory"
+    assert str(found).startswith(f"{tmp_path / 'nowhere'}: does not exist. Name a directory")
 
 
 @pytest.mark.parametrize(
