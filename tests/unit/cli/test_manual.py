@@ -50,7 +50,7 @@ def test_no_option_is_invented() -> None:
         for _, command in commands()
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
-    } | {"--help"}
+    } | {"--help", "--version"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", MANUAL)) <= real
 
 
