@@ -123,7 +123,7 @@ sanity: venv ## ansible-test sanity over the collection's plugins
 	$(call step,Sanity of the collection's plugins)
 	@tools/sanity
 
-test-fast: venv ## lint, types and every test that needs no hosts
+test-fast: venv ## lint, types and every test that needs neither hosts nor Consul, in parallel
 	@tools/run-tests fast
 
 test-fleet: prereqs venv image ## the tests on real hosts, in a lab of their own
