@@ -105,7 +105,23 @@ class PassthroughSite(Site):
         return self._lane
 
 
-class InboundSite(Site):
+class ApplicationSite(Site):
+    """To the application of the local service `destination`."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, serving: Serving, direction: Direction, source: str, destination: str, kind: str
+    ) -> None:
+        super().__init__(serving, direction, source, destination, kind, b"localhost")
+        self.failure = Refusal.APPLICATION_DOWN
+
+    def lane(self, tried: Collection[str]) -> Lane | Refusal:
+        entry = self._serving.table.services.get(self.destination)
+        return Refusal.APPLICATION_DOWN if entry is None else entry.application
+
+
+class InboundSite(ApplicationSite):
     """From a peer of this mesh to the application of the local service `destination`.
 
     `trust_domain` is the one that the peer's certificate names.
@@ -116,14 +132,9 @@ class InboundSite(Site):
     def __init__(
         self, serving: Serving, source: str, destination: str, kind: str, trust_domain: str
     ) -> None:
-        super().__init__(serving, Direction.INBOUND, source, destination, kind, b"localhost")
+        super().__init__(serving, Direction.INBOUND, source, destination, kind)
         self._trust_domain = trust_domain
-        self.failure = Refusal.APPLICATION_DOWN
         self.recheck()
-
-    def lane(self, tried: Collection[str]) -> Lane | Refusal:
-        entry = self._serving.table.services.get(self.destination)
-        return Refusal.APPLICATION_DOWN if entry is None else entry.application
 
     def recheck(self) -> bool:
         table = self._serving.table
@@ -140,19 +151,14 @@ class InboundSite(Site):
         return self.verdict.allowed
 
 
-class PlainSite(Site):
+class PlainSite(ApplicationSite):
     """From somebody without the mesh to the application of `destination`."""
 
     __slots__ = ()
 
     def __init__(self, serving: Serving, destination: str) -> None:
-        super().__init__(serving, Direction.PLAIN, "", destination, "permissive", b"localhost")
-        self.failure = Refusal.APPLICATION_DOWN
+        super().__init__(serving, Direction.PLAIN, "", destination, "permissive")
         self.recheck()
-
-    def lane(self, tried: Collection[str]) -> Lane | Refusal:
-        entry = self._serving.table.services.get(self.destination)
-        return Refusal.APPLICATION_DOWN if entry is None else entry.application
 
     def recheck(self) -> bool:
         entry = self._serving.table.services.get(self.destination)
