@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from fleetmesh.core.framing import token_list
 
+END = b"\r\n\r\n"
+
 
 class Head:
     """Fed by an HTTP parser (`on_header`, `on_headers_complete`).
@@ -19,9 +21,11 @@ class Head:
     __slots__ = (
         "_connection",
         "_fault",
+        "_tail",
         "_upgrade",
         "chunked",
         "count",
+        "fed",
         "head_done",
         "keep_alive",
         "length",
@@ -42,7 +46,24 @@ class Head:
         self.keep_alive = True
         self._connection: frozenset[bytes] | None = None
         self._fault = False
+        self._tail = b""
         self._upgrade = b""
+        self.fed = 0
+
+    def cut(self, data: bytes) -> tuple[bytes, bytes, bool]:
+        """What of `data` is of this head, what follows it, and whether the head ends there.
+
+        The end is found wherever the stream was cut; `fed` counts the bytes of the head so far.
+        """
+        tail = self._tail
+        end = (tail + data).find(END) - len(tail) if tail else data.find(END)
+        if end + len(tail) < 0:
+            self._tail = (tail + data)[-3:]
+            self.fed += len(data)
+            return data, b"", False
+        piece = data[: end + 4]
+        self.fed += len(piece)
+        return piece, data[end + 4 :], True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.count += 1

@@ -31,8 +31,6 @@ PIPELINED: Final = 1
 UPSTREAM_FULL: Final = 2
 DIALLING: Final = 4
 
-_HEAD_END = b"\r\n\r\n"
-
 
 class RequestReader(RequestHead, asyncio.Protocol):
     """`phase` says what is read next, `out` holds what is to go upstream: the body's bytes, framed
@@ -42,13 +40,11 @@ class RequestReader(RequestHead, asyncio.Protocol):
 
     __slots__ = (
         "_decoder",
-        "_fed",
         "_line",
         "_line_done",
         "_parser",
         "_paused",
         "_remaining",
-        "_tail",
         "backlog",
         "deadline",
         "out",
@@ -73,13 +69,11 @@ class RequestReader(RequestHead, asyncio.Protocol):
         self.retiring = plane.draining
         self.started = 0.0
         self._decoder: ChunkedDecoder | None = None
-        self._fed = 0
         self._line = b""
         self._line_done = False
         self._parser: httptools.HttpRequestParser | None = None
         self._paused = 0
         self._remaining = 0
-        self._tail = b""
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
 
     # What the subclasses do.
@@ -133,20 +127,13 @@ class RequestReader(RequestHead, asyncio.Protocol):
         if parser is None:
             self.begin_head()
             parser = self._parser = httptools.HttpRequestParser(self)
-            self._fed = 0
-            self._tail = b""
             self._line = b""
             self._line_done = False
             self.phase = HEAD
             self.deadline = plane.now + plane.http.head_timeout
             self.started = time.monotonic()
-        tail = self._tail
-        end = (tail + data).find(_HEAD_END) - len(tail) if tail else data.find(_HEAD_END)
-        whole = end + len(tail) >= 0
-        piece = data[: end + 4] if whole else data
-        self._tail = b"" if whole else (tail + data)[-3:]
-        self._fed += len(piece)
-        excess = self._fed - plane.http.max_head_bytes
+        piece, rest, whole = self.cut(data)
+        excess = self.fed - plane.http.max_head_bytes
         if not self._line_done and not self._is_http(piece):
             self.refuse(Refusal.MALFORMED)
             return b""
@@ -169,7 +156,7 @@ class RequestReader(RequestHead, asyncio.Protocol):
                 self.refuse(Refusal.MALFORMED)
                 return b""
             self._settle_head(parser)
-        return data[end + 4 :] if whole else b""
+        return rest
 
     def _is_http(self, piece: bytes) -> bool:
         """False once the request line names another protocol: llhttp takes RTSP and ICE too."""

@@ -27,8 +27,6 @@ CLOSE: Final = 4  # of a body that ends with the connection
 DONE: Final = 5  # unexpected: the answer is complete
 GONE: Final = 6
 
-_HEAD_END = b"\r\n\r\n"
-
 
 class Upstream(ResponseHead, asyncio.Protocol):
     """`reused` says whether the connection served before, `answering` whether a byte of the
@@ -38,12 +36,10 @@ class Upstream(ResponseHead, asyncio.Protocol):
         "_begun",
         "_decoder",
         "_exchange",
-        "_fed",
         "_held",
         "_out",
         "_parser",
         "_remaining",
-        "_tail",
         "answering",
         "born",
         "idle_since",
@@ -66,11 +62,9 @@ class Upstream(ResponseHead, asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._begun = False
         self._decoder: ChunkedDecoder | None = None
-        self._fed = 0
         self._held = False
         self._out: list[bytes] = []
         self._remaining = 0
-        self._tail = b""
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
 
     # What an exchange asks.
@@ -193,21 +187,14 @@ class Upstream(ResponseHead, asyncio.Protocol):
         if parser is None:
             self.begin_head()
             parser = self._parser = httptools.HttpResponseParser(self)
-            self._fed = 0
-            self._tail = b""
             self._begun = False
         if not self._begun and (line := data.lstrip(b"\r\n")):
             self._begun = True
             if line[:1] != b"H":  # llhttp takes RTSP/ and ICE/ too
                 self._fail(Refusal.UPSTREAM_MALFORMED, "not HTTP")
                 return b""
-        tail = self._tail
-        end = (tail + data).find(_HEAD_END) - len(tail) if tail else data.find(_HEAD_END)
-        whole = end + len(tail) >= 0
-        piece = data[: end + 4] if whole else data
-        self._tail = b"" if whole else (tail + data)[-3:]
-        self._fed += len(piece)
-        if self._fed > self.plane.http.max_head_bytes:
+        piece, rest, whole = self.cut(data)
+        if self.fed > self.plane.http.max_head_bytes:
             self._fail(Refusal.UPSTREAM_MALFORMED, "the head is too large")
             return b""
         try:
@@ -218,9 +205,8 @@ class Upstream(ResponseHead, asyncio.Protocol):
             self._fail(Refusal.UPSTREAM_MALFORMED, str(error))
             return b""
         if not self.head_done:
-            return data[end + 4 :] if whole else b""
+            return rest
         self._parser = None
-        rest = data[end + 4 :]
         if not whole or not self.judge(
             parser.get_status_code(), parser.get_http_version(), exchange.method
         ):
