@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import uvloop
@@ -256,7 +257,7 @@ class _Factory:
         self._plane = plane
         self._listener = listener
 
-    def __call__(self) -> asyncio.Protocol:
+    def __call__(self) -> Any:
         listener = self._listener
         match listener.kind:
             case ListenerKind.OUTBOUND:

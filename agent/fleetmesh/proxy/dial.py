@@ -10,13 +10,14 @@ import msgspec
 
 from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.conduit import Receiver
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.stream import TlsStream
 
 MAX_ATTEMPTS = 3
 
-P = TypeVar("P", bound=asyncio.Protocol)
+P = TypeVar("P", bound=Receiver)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -33,9 +34,7 @@ class _Ready:
 
     __slots__ = ("_done", "_expected", "_protocol")
 
-    def __init__(
-        self, protocol: asyncio.Protocol, expected: str, done: asyncio.Future[None]
-    ) -> None:
+    def __init__(self, protocol: Receiver, expected: str, done: asyncio.Future[None]) -> None:
         self._protocol = protocol
         self._expected = expected
         self._done = done
@@ -93,12 +92,12 @@ async def dial(
         tried.append(lane.endpoint_id)
 
 
-async def _open(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure | None:
+async def _open(plane: Plane, lane: Lane, protocol: Receiver) -> Failure | None:
     """None when `protocol` has its transport."""
     try:
         async with asyncio.timeout(lane.connect_timeout):
             if not lane.expected:
-                await plane.loop.create_connection(lambda: protocol, lane.address, lane.port)
+                await plane.loop.create_connection(_made(protocol), lane.address, lane.port)
                 return None
             return await _open_tls(plane, lane, protocol)
     except TimeoutError:
@@ -109,7 +108,7 @@ async def _open(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure
         return Failure(None, str(error), dropped=not isinstance(error, ConnectionRefusedError))
 
 
-async def _open_tls(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure | None:
+async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver) -> Failure | None:
     identity = plane.identities.get(lane.source)
     if identity is None:
         return Failure(Refusal.NO_IDENTITY, "")
@@ -125,10 +124,15 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Fai
         session=session[1] if session is not None else None,
     )
     try:
-        await plane.loop.create_connection(lambda: stream, lane.address, lane.port)
+        await plane.loop.create_connection(_made(stream), lane.address, lane.port)
         await ready
     except BaseException:
         if stream.transport is not None:
             stream.transport.abort()
         raise
     return None
+
+
+def _made(receiver: Any) -> Callable[[], Any]:
+    """A factory of what is there already, as asyncio wants one."""
+    return lambda: receiver

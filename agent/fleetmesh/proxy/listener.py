@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import ssl
 from typing import Any
@@ -14,6 +13,7 @@ from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import original_destination, peer_name
+from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
 from fleetmesh.proxy.dial import peer_uri
 from fleetmesh.proxy.exchange import Exchange
 from fleetmesh.proxy.plane import HANDSHAKE_TIMEOUT, Plane
@@ -22,12 +22,12 @@ from fleetmesh.proxy.stream import TlsStream
 from fleetmesh.proxy.tcp import TcpArrival
 
 
-def _hand_over(transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+def _hand_over(transport: Conduit, protocol: Receiver) -> None:
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
 
 
-class OutboundArrival(asyncio.Protocol):
+class OutboundArrival(Quiet):
     """A connection of the local service `service`. `upstream` names where it goes when there is
     no capture to ask, as in a test or a bug report; else it is empty."""
 
@@ -38,7 +38,7 @@ class OutboundArrival(asyncio.Protocol):
         self._service = service
         self._upstream = upstream
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         if self._upstream:
             self._to(transport, plane.table.routes.get(self._upstream), self._upstream, False)
@@ -64,7 +64,7 @@ class OutboundArrival(asyncio.Protocol):
             passing = PassthroughSite(plane, self._service, address, port)
             _hand_over(transport, TcpArrival(plane, passing))
 
-    def _to(self, transport: asyncio.Transport, route: Route | None, host: str, ipv6: bool) -> None:
+    def _to(self, transport: Conduit, route: Route | None, host: str, ipv6: bool) -> None:
         http = route is not None and route.upstream.protocol is Protocol.HTTP
         site = OutboundSite(
             self._plane,
@@ -79,7 +79,7 @@ class OutboundArrival(asyncio.Protocol):
         )
 
 
-class InboundArrival(asyncio.Protocol):
+class InboundArrival(Quiet):
     """A connection to the sidecar port of the local service `service`."""
 
     __slots__ = ("_plane", "_service")
@@ -88,7 +88,7 @@ class InboundArrival(asyncio.Protocol):
         self._plane = plane
         self._service = service
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         identity = plane.identities.get(self._service)
         if identity is None:
@@ -134,12 +134,12 @@ class InboundArrival(asyncio.Protocol):
         else:
             _hand_over(stream, TcpArrival(plane, site))
 
-    def _refuse(self, transport: asyncio.BaseTransport, refusal: Refusal, detail: str) -> None:
+    def _refuse(self, transport: Conduit, refusal: Refusal, detail: str) -> None:
         site = Site(self._plane, Direction.INBOUND, "", self._service, "tcp")
         self._plane.refused(site, refusal, peer_name(transport), detail)
 
 
-class PlainArrival(asyncio.Protocol):
+class PlainArrival(Quiet):
     """A connection to an application's own port, redirected before it got there."""
 
     __slots__ = ("_plane",)
@@ -147,7 +147,7 @@ class PlainArrival(asyncio.Protocol):
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         destination = original_destination(transport)
         entry = plane.table.by_port.get(destination[1]) if destination is not None else None

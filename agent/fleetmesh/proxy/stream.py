@@ -6,19 +6,20 @@ one call carries all that a read brought, one write carries all records of an an
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Callable
 from typing import Any
 
+from fleetmesh.proxy.conduit import Conduit, Receiver
+
 _READ = 16 * 1024  # a record's limit: SSL_read never returns more
 
 
-class TruncatedError(ConnectionError):
+class TruncatedError(Exception):
     """The peer's TCP connection ended without TLS's own end (close_notify)."""
 
 
-class TlsStream(asyncio.Transport, asyncio.Protocol):
+class TlsStream:
     """`on_ready(stream, error)` is called once: with None when the handshake is done (it must
     set a protocol and call its `connection_made`), else with why there will be none.
 
@@ -60,18 +61,18 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
             session=session,
         )
         self._on_ready = on_ready
-        self._protocol: asyncio.Protocol | None = None
+        self._protocol: Receiver | None = None
         self._ready = False
         self._closing = False
         self._sent_end = False
         self._received_end = False
         self.silent = True
         self.deadline = deadline
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self.transport: Conduit = None  # type: ignore[assignment]  # until connection_made
 
     # The plain transport's protocol.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
         if not self.tls.server_side:
             self._handshake()
@@ -176,11 +177,10 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
 
     # The application protocol's transport.
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
+    def set_protocol(self, protocol: Receiver) -> None:
         self._protocol = protocol
 
-    def get_protocol(self) -> asyncio.BaseProtocol:
+    def get_protocol(self) -> Receiver:
         assert self._protocol is not None
         return self._protocol
 
@@ -229,7 +229,8 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         self.transport.resume_reading()
 
     def get_write_buffer_size(self) -> int:
-        return self.transport.get_write_buffer_size()
+        size: int = self.transport.get_write_buffer_size()
+        return size
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return self.transport.get_extra_info(name, default)
