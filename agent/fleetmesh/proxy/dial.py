@@ -122,6 +122,7 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver) -> Failure | N
         server_side=False,
         server_hostname=lane.sni or None,
         session=session[1] if session is not None else None,
+        keeper=lane,
     )
     try:
         await plane.loop.create_connection(_made(stream), lane.address, lane.port)

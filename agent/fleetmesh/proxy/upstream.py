@@ -13,7 +13,6 @@ from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
-from fleetmesh.proxy.stream import TlsStream
 
 if TYPE_CHECKING:
     from fleetmesh.proxy.exchange import Exchange
@@ -286,8 +285,6 @@ class Upstream(ResponseHead):
         self._exchange = None
         whole = exchange.answer_complete()
         self.release()
-        if not self.reused and isinstance(self.transport, TlsStream):
-            self.lane.session = (self.transport.tls.context, self.transport.tls.session)
         if reusable and whole and not self.transport.is_closing():
             self.phase = IDLE
             if not self.lane.pool.put(self, self.plane.now):
