@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.address import peer_name
 from fleetmesh.proxy.answer import FATAL, answer
@@ -11,12 +9,15 @@ from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import GRACE, LINGER, Plane
 from fleetmesh.proxy.reader import CHUNKED, GONE, HEAD, IDLE, LEAVING, LENGTH, WAIT, RequestReader
 from fleetmesh.proxy.site import Site
-from fleetmesh.proxy.telemetry import CLIENT_CLOSED
+from fleetmesh.proxy.telemetry import CLIENT_CLOSED, Tally
 
 
 class Downstream(RequestReader):
     """What a connection does with a request is the subclass's: `begin` when the head is whole,
-    `_flush` when bytes for the upstream are in `out`, `_abandon` when nobody waits any more."""
+    `_flush` when bytes for the upstream are in `out`, `_abandon` when nobody waits any more.
+
+    `tally` is where bytes and answers are counted.
+    """
 
     __slots__ = (
         "_ended",
@@ -25,6 +26,7 @@ class Downstream(RequestReader):
         "series",
         "site",
         "status",
+        "tally",
         "write_paused",
     )
 
@@ -34,6 +36,7 @@ class Downstream(RequestReader):
         self.series = plane.telemetry.series(
             site.direction, site.source, site.destination, site.kind
         )
+        self.tally: Tally = self.series
         self.peer = ""
         self.status = 0
         self.write_paused = False
@@ -83,7 +86,7 @@ class Downstream(RequestReader):
         self.out.clear()
         self.plane.refused(self.site, refusal, self.peer, detail)
         if self.response_begun:
-            self.series.answered(self.status, time.monotonic() - self.started)
+            self.tally.answered(self.site.route_name, self.status, self.started)
             self.phase = GONE
             self.transport.abort()
             return
@@ -106,7 +109,9 @@ class Downstream(RequestReader):
 
     def exchange_over(self) -> None:
         """The answer is out. On to the next request, or to the end."""
-        self.series.answered(self.status, time.monotonic() - self.started)
+        site = self.site
+        self.tally.answered(site.route_name, self.status, self.started)
+        site.route_name = ""  # the next request may end before it has one
         if self.phase != WAIT or not self.persistent or (self._ended and not self.backlog):
             self.leave()
             return
@@ -139,9 +144,8 @@ class Downstream(RequestReader):
         """The client went away in the middle of an exchange."""
         self.phase = LEAVING
         self._abandon()
-        self.series.answered(
-            self.status if self.response_begun else CLIENT_CLOSED, time.monotonic() - self.started
-        )
+        status = self.status if self.response_begun else CLIENT_CLOSED
+        self.tally.answered(self.site.route_name, status, self.started)
 
     # What the worker asks of every connection.
 

@@ -17,6 +17,7 @@ from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
 from fleetmesh.proxy.dial import peer_uri
 from fleetmesh.proxy.exchange import Exchange
 from fleetmesh.proxy.plane import HANDSHAKE_TIMEOUT, Plane
+from fleetmesh.proxy.recorded import RecordedExchange
 from fleetmesh.proxy.site import InboundSite, OutboundSite, PassthroughSite, PlainSite, Site
 from fleetmesh.proxy.stream import TlsStream
 from fleetmesh.proxy.tcp import TcpArrival
@@ -25,6 +26,11 @@ from fleetmesh.proxy.tcp import TcpArrival
 def _hand_over(transport: Conduit, protocol: Receiver) -> None:
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
+
+
+def _exchange(plane: Plane, site: Site) -> Exchange:
+    log = plane.access
+    return Exchange(plane, site) if log is None else RecordedExchange(plane, site, log)
 
 
 class OutboundArrival(Quiet):
@@ -75,7 +81,7 @@ class OutboundArrival(Quiet):
             ipv6,
         )
         _hand_over(
-            transport, Exchange(self._plane, site) if http else TcpArrival(self._plane, site)
+            transport, _exchange(self._plane, site) if http else TcpArrival(self._plane, site)
         )
 
 
@@ -130,7 +136,7 @@ class InboundArrival(Quiet):
             stream.abort()
         elif http:
             site.added = _forwarded_client_cert(stream, entry.spiffe_id, uri)
-            _hand_over(stream, Exchange(plane, site))
+            _hand_over(stream, _exchange(plane, site))
         else:
             _hand_over(stream, TcpArrival(plane, site))
 
@@ -163,7 +169,7 @@ class PlainArrival(Quiet):
         # An http service gets heads that were judged, so that nobody without a certificate can
         # tell its application of one.
         http = service.protocol is Protocol.HTTP
-        _hand_over(transport, Exchange(plane, site) if http else TcpArrival(plane, site))
+        _hand_over(transport, _exchange(plane, site) if http else TcpArrival(plane, site))
 
 
 def _tls_refusal(error: ssl.SSLError) -> Refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 import time
 from collections.abc import Coroutine, Mapping
@@ -12,10 +13,12 @@ from typing import Any, Protocol
 import msgspec
 
 from fleetmesh.core.table import Lane, Table, dropped
+from fleetmesh.core.trace import Marker, Tracing
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import Telemetry
-from fleetmesh.settings import HttpSettings, TcpSettings
+from fleetmesh.settings import HttpSettings, TcpSettings, TracingSettings
 
 _log = logging.getLogger(__name__)
 
@@ -54,16 +57,19 @@ class Held(Protocol):
 
 
 class Plane:
-    """One per worker. `table` and `identities` are swapped whole by `publish`."""
+    """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
+    where no records are kept of requests."""
 
     __slots__ = (
         "_logged",
         "_tasks",
+        "access",
         "connections",
         "draining",
         "http",
         "identities",
         "loop",
+        "marker",
         "now",
         "table",
         "tcp",
@@ -76,7 +82,12 @@ class Plane:
         http: HttpSettings,
         tcp: TcpSettings,
         table: Table,
+        tracing: TracingSettings | None = None,
+        access: AccessLog | None = None,
     ) -> None:
+        tracing = tracing or TracingSettings()
+        self.marker = Tracing(tracing.sample_rate, os.urandom) if tracing.enabled else Marker()
+        self.access = access
         self.loop = loop
         self.http = http
         self.tcp = tcp
@@ -178,7 +189,14 @@ class Plane:
             self._logged.clear()
             for lane in self.table.lanes():
                 self._expire_idle(lane, now)
+        if self.access is not None and self.access.journal:
+            self._flush_access()
         self.loop.call_later(SWEEP, self._sweep, round_ + 1)
+
+    def _flush_access(self) -> None:
+        """A portion at a time, so that traffic passes between them."""
+        if self.access is not None and self.access.flush():
+            self.loop.call_soon(self._flush_access)
 
     @staticmethod
     def _expire_idle(lane: Lane, now: float) -> None:

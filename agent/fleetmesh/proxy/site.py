@@ -24,7 +24,8 @@ class Site:
     Host of a request that has none, `added` the field lines that the mesh adds to requests.
 
     `refusal` stands in the way of every request until `recheck` takes it away; `verdict` is the
-    intention's. `failure` is what an unreachable endpoint means here.
+    intention's. `failure` is what an unreachable endpoint means here. `route_name` is the route's
+    that the current request takes, empty when it takes none.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Site:
         "failure",
         "kind",
         "refusal",
+        "route_name",
         "source",
         "verdict",
     )
@@ -59,6 +61,7 @@ class Site:
         self.refusal: Refusal | None = None
         self.verdict = Verdict(True)
         self.failure = Refusal.CONNECT_FAILED
+        self.route_name = ""
 
     def lane(self, tried: Collection[str]) -> Lane | Refusal:
         """The way for the next request, away from the endpoints already `tried` if possible."""
