@@ -22,15 +22,18 @@ import msgspec
 import uvloop
 
 from fleetmesh.core.table import link
+from fleetmesh.edge import journal
 from fleetmesh.edge.ipc import (
     Applied,
     Channel,
     ChannelClosedError,
     Collect,
+    CollectRecords,
     Drain,
     Listener,
     ListenerKind,
     Publish,
+    Recorded,
     Reported,
     ToWorker,
 )
@@ -38,9 +41,10 @@ from fleetmesh.edge.systemd import setup_logging
 from fleetmesh.edge.tls import IdentityError, client_context, server_context
 from fleetmesh.model.report import Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
+from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
-from fleetmesh.settings import WorkerSettings
+from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
 
 _log = logging.getLogger("fleetmesh.process.worker")  # run as __main__
 
@@ -106,6 +110,8 @@ class Worker:
             settings.http,
             settings.tcp,
             link(_EMPTY, 0, None, number),
+            settings.tracing,
+            _access_log(settings.access_log),
         )
         self._sockets: dict[str, socket.socket] = {}
         self._servers: dict[Listener, asyncio.Server] = {}
@@ -117,8 +123,8 @@ class Worker:
             message, fds = await self._channel.receive()
             if isinstance(message, Publish):
                 await self._publish(message, fds)
-            elif isinstance(message, Collect):
-                await self._channel.send(Reported(message.request, self._report()))
+            elif isinstance(message, Collect | CollectRecords):
+                await self._answer(message)
             elif isinstance(message, Drain):
                 await self._drain(message.seconds)
                 return
@@ -210,6 +216,14 @@ class Worker:
         for name in set(self._sockets) - names:
             self._sockets.pop(name).close()
 
+    async def _answer(self, question: Collect | CollectRecords) -> None:
+        if isinstance(question, Collect):
+            await self._channel.send(Reported(question.request, self._report()))
+        else:
+            log = self._plane.access
+            records = log.records(question.limit) if log is not None else ()
+            await self._channel.send(Recorded(question.request, records))
+
     def _report(self) -> Report:
         identities = self._plane.identities
         served = tuple(
@@ -259,8 +273,8 @@ class Worker:
                 problems = await self._swap(message)
                 if problems is not None:
                     await self._channel.send(Applied(message.generation, "; ".join(problems)))
-            elif isinstance(message, Collect):
-                await self._channel.send(Reported(message.request, self._report()))
+            elif isinstance(message, Collect | CollectRecords):
+                await self._answer(message)
 
 
 class _Factory:
@@ -290,6 +304,16 @@ def _identity(snapshot: Snapshot, leaf: Leaf) -> Identity:
         client_context(snapshot.roots, leaf),
         server_context(snapshot.roots, leaf),
     )
+
+
+def _access_log(settings: AccessLogSettings) -> AccessLog | None:
+    match settings.mode:
+        case AccessLogMode.OFF:
+            return None
+        case AccessLogMode.RING:
+            return AccessLog(settings, None)
+        case AccessLogMode.JOURNAL:
+            return AccessLog(settings, journal.sink())
 
 
 async def _serve(channel_fd: int, number: int, settings: WorkerSettings) -> int:

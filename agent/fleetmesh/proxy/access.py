@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final
 
 from fleetmesh.model.record import Record
@@ -38,9 +39,10 @@ class AccessLog:
         else:
             self.dropped += 1
 
-    def records(self) -> tuple[Record, ...]:
-        """What the ring holds, oldest first."""
-        return tuple(self._ring)
+    def records(self, limit: int) -> tuple[Record, ...]:
+        """The newest that the ring holds, oldest first."""
+        first = max(len(self._ring) - limit, 0)
+        return tuple(islice(self._ring, first, None))
 
     def flush(self) -> bool:
         """Write one portion; True when there is more."""

@@ -63,6 +63,7 @@ class Plane:
     __slots__ = (
         "_logged",
         "_tasks",
+        "_told_dropped",
         "access",
         "connections",
         "draining",
@@ -88,6 +89,7 @@ class Plane:
         tracing = tracing or TracingSettings()
         self.marker = Tracing(tracing.sample_rate, os.urandom) if tracing.enabled else Marker()
         self.access = access
+        self._told_dropped = 0
         self.loop = loop
         self.http = http
         self.tcp = tcp
@@ -195,8 +197,14 @@ class Plane:
 
     def _flush_access(self) -> None:
         """A portion at a time, so that traffic passes between them."""
-        if self.access is not None and self.access.flush():
+        log = self.access
+        if log is None:
+            return
+        if log.flush():
             self.loop.call_soon(self._flush_access)
+        elif log.dropped != self._told_dropped:
+            _log.warning("%d access records were dropped", log.dropped - self._told_dropped)
+            self._told_dropped = log.dropped
 
     @staticmethod
     def _expire_idle(lane: Lane, now: float) -> None:

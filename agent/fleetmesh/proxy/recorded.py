@@ -137,4 +137,6 @@ class RecordedExchange(Exchange):
 
 
 def _text(value: bytes) -> str:
-    return value.decode("ascii", "backslashreplace")
+    """Fit for a terminal and for a line of the journal, whatever the client sent."""
+    text = value.decode("ascii", "backslashreplace")
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
