@@ -19,6 +19,7 @@ from typing import Any
 from tests.support.ca import Authority
 from tests.support.worker import local_service, snapshot, upstream
 
+from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import link
 from fleetmesh.edge.tls import client_context, server_context
 from fleetmesh.model.identity import Action, Intention
@@ -230,7 +231,11 @@ def _plane(wires: Wires, authority: Authority, service: LocalService, *to: Upstr
     leaf, roots = service.leaf, what.roots
     assert leaf is not None
     identity = Identity(
-        leaf.serial, leaf.not_after, client_context(roots, leaf), server_context(roots, leaf)
+        leaf.serial,
+        leaf.not_after,
+        client_context(roots, leaf),
+        client_context(roots, leaf, STREAMS),
+        server_context(roots, leaf, STREAMS),
     )
     plane.publish(table, {service.name: identity})
     return plane

@@ -24,7 +24,8 @@ class Lane:
 
     `source` is the local service whose certificate is shown, `expected` the SPIFFE ID that the
     endpoint must prove; both are empty for an application on this host, which is reached in the
-    clear. `session` is for the TLS layer to keep what it resumes from.
+    clear. `session` is for the TLS layer to keep what it resumes from. `pool` has the idle
+    connections of HTTP, `streams` those that carry TCP streams one after another.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class Lane:
         "session",
         "sni",
         "source",
+        "streams",
     )
 
     def __init__(
@@ -60,6 +62,11 @@ class Lane:
         self.session: Any = None
         idle = PEER_IDLE_SECONDS if expected else APPLICATION_IDLE_SECONDS
         self.pool: Pool[Any] = Pool(MAX_IDLE, idle, MAX_AGE)
+        self.streams: Pool[Any] = Pool(MAX_IDLE, idle, MAX_AGE)
+
+    @property
+    def pools(self) -> tuple[Pool[Any], Pool[Any]]:
+        return self.pool, self.streams
 
 
 class Place:

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import link
 from fleetmesh.edge.ipc import (
     Applied,
@@ -288,7 +289,8 @@ def _identity(snapshot: Snapshot, leaf: Leaf) -> Identity:
         leaf.serial,
         leaf.not_after,
         client_context(snapshot.roots, leaf),
-        server_context(snapshot.roots, leaf),
+        client_context(snapshot.roots, leaf, STREAMS),
+        server_context(snapshot.roots, leaf, STREAMS),
     )
 
 
