@@ -136,6 +136,20 @@ class RequestHead(Head):
                 self.upgrade = self._upgrade
         return True
 
+    def field(self, name: bytes) -> bytes | None:
+        """The value of `name` (lower case) as it is forwarded, lines joined by ", "; None when
+        there is no such field. For after `judge`."""
+        if name == b"host":
+            return self.host
+        if name == b"content-length":
+            return b"%d" % self.length if self.length >= 0 else None
+        start = name + b":"
+        size = len(start)
+        values = [
+            line[size:].strip(b" \t\r\n") for line in self.lines if line[:size].lower() == start
+        ]
+        return b", ".join(values) if values else None
+
     def rebuild(self, default_host: bytes, added: bytes) -> bytes:
         """The head to send onwards. `added` are whole field lines of the mesh's own."""
         parts = [
