@@ -151,6 +151,25 @@ def test_the_first_that_matches_wins(matches: tuple[Match, ...]) -> None:
     assert find((Match(path_exact="/c"), *matches), head("GET", "/a/b")) == 1
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("(?i)/a", "/b"),
+        (r"/\Q.*", "/b"),
+        ("(?P<n>/a)", "(?P<n>/b)"),
+        ("/a|/c", "/b$"),
+        ("/(a)?", "/(b)"),
+        ("[/]a", "[^a]b"),
+    ],
+)
+def test_regexes_do_not_disturb_each_other(one: str, other: str) -> None:
+    """Whether they are asked together or one by one."""
+    matches = (Match(path_regex=one), Match(path_regex=other), Match(path_prefix="/"))
+    for target in ("/a", "/b", "/A", "/B", "/c", "/.*", "/ab", "/a|/b"):
+        alone = [takes(match, target) for match in matches]
+        assert find(matches, head("GET", target)) == alone.index(True)
+
+
 def test_no_route_is_said_so() -> None:
     assert find((Match(path_exact="/a"), Match(path_prefix="/b/")), head("GET", "/b")) == -1
 
