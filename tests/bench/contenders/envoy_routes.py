@@ -11,12 +11,12 @@ from fleetmesh.model.traffic import FieldMatch, Match, QueryMatch
 
 def translated() -> list[dict[str, Any]]:
     return [
-        {"name": route.name, "match": _match(route.match), "route": {"cluster": service(number)}}
+        {"name": route.name, "match": matching(route.match), "route": {"cluster": service(number)}}
         for number, route in enumerate(routes())
     ]
 
 
-def _match(match: Match) -> dict[str, Any]:
+def matching(match: Match) -> dict[str, Any]:
     said: dict[str, Any] = {"prefix": match.path_prefix or "/"}
     if match.path_exact:
         said = {"path": match.path_exact}
