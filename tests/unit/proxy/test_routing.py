@@ -69,11 +69,16 @@ class Two:
         return upstream(name, port_of(self._sides[name]), protocol=protocol)
 
     async def publish(self, *routes: Route, protocol: Protocol = Protocol.HTTP) -> None:
+        assert await self.offer(*routes, protocol=protocol) == ["", ""]
+
+    async def offer(self, *routes: Route, protocol: Protocol = Protocol.HTTP) -> list[str]:
+        """What the workers have against it."""
         api = replace(self.upstream("api", protocol), routes=routes)
         what = snapshot(self._authority, self.services, (api,))
         sides = {inbound(name): sock for name, sock in self._sides.items()}
-        assert not (await self._callee.publish(what, sides)).error
-        assert not (await self._caller.publish(what, {outbound("web", "api"): self._out})).error
+        out = {outbound("web", "api"): self._out}
+        applied = [await self._callee.publish(what, sides), await self._caller.publish(what, out)]
+        return [answer.error for answer in applied]
 
     async def call(self) -> Caller:
         return Caller(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -152,3 +157,12 @@ async def test_a_route_goes_to_the_identity_of_its_target(two: Two) -> None:
 async def test_tcp_knows_no_routes(two: Two) -> None:
     await two.publish(Route("all", Match(), two.target["other"]), protocol=Protocol.TCP)
     assert await (await two.call()).ask("GET", "/a") == ("api", "/a")
+
+
+async def test_a_route_that_cannot_be_compiled_changes_nothing(two: Two) -> None:
+    """Should a controller ever send one: the worker says so and serves on by the last routes."""
+    await two.publish(Route("a", Match(path_prefix="/a"), two.target["other"]))
+    caller = await two.call()
+    bad = Route("b", Match(path_regex="/(b"), two.target["other"])
+    assert all(error.startswith("routes: ") for error in await two.offer(bad))
+    assert await caller.ask("GET", "/a") == ("other", "/a")
