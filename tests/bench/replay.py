@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from msgspec.structs import replace
+from tests.bench.routes import ELSEWHERE, routes, service
 from tests.support.ca import Authority
 from tests.support.worker import local_service, snapshot, upstream
 
@@ -165,7 +167,7 @@ class Replay:
         api = local_service(
             "api", APPLICATION, leaves["api"], protocol=protocol, intentions=intentions
         )
-        caller = _plane(wires, authority, web, upstream("api", SIDECAR, protocol=protocol))
+        caller = _plane(wires, authority, web, _routed(upstream("api", SIDECAR, protocol=protocol)))
         callee = _plane(wires, authority, api)
         wires.listening = {
             SIDECAR: lambda: InboundArrival(callee, "api"),
@@ -221,6 +223,16 @@ class Replay:
         lines.append(b"Content-Length: %d" % self.body)
         head = b"\r\n".join([*lines, b"", b""])
         return [head, *(mark * 1024 for _ in range(self.body // 16384))]
+
+
+def _routed(api: Upstream) -> Upstream:
+    """With the benchmark's fifty routes."""
+    targets = {
+        f"other{number}": upstream(f"other{number}", 1).target for number in range(ELSEWHERE)
+    }
+    targets["api"] = api.target
+    led = [replace(route, target=targets[service(n)]) for n, route in enumerate(routes())]
+    return replace(api, routes=tuple(led))
 
 
 def _plane(wires: Wires, authority: Authority, service: LocalService, *to: Upstream) -> Plane:

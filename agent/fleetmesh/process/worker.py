@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import re2
 import uvloop
 
 from fleetmesh.core.frames import STREAMS
@@ -151,7 +152,12 @@ class Worker:
         plane = self._plane
         problems: list[str] = []
         identities = self._identities(snapshot, problems)
-        plane.publish(link(snapshot, message.generation, plane.table, self._number), identities)
+        try:
+            table = link(snapshot, message.generation, plane.table, self._number)
+        except re2.error as error:  # a controller that checks its routes never sends one
+            await self._channel.send(Applied(message.generation, f"routes: {error}"))
+            return None
+        plane.publish(table, identities)
         return problems
 
     def _identities(self, snapshot: Snapshot, problems: list[str]) -> dict[str, Identity]:

@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 
 from fleetmesh.core.frames import STREAMS
-from fleetmesh.core.table import Route
+from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction
@@ -43,7 +43,7 @@ class OutboundArrival(Quiet):
     def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         if self._upstream:
-            self._to(transport, plane.table.routes.get(self._upstream), self._upstream, False)
+            self._to(transport, plane.table.upstreams.get(self._upstream), self._upstream, False)
             return
         destination = original_destination(transport)
         if destination is None:
@@ -52,10 +52,10 @@ class OutboundArrival(Quiet):
             transport.abort()
             return
         address, port = destination
-        route = plane.table.by_destination.get(destination)
+        entry = plane.table.by_destination.get(destination)
         ipv6 = ":" in address
-        if route is not None:
-            self._to(transport, route, f"[{address}]:{port}" if ipv6 else f"{address}:{port}", ipv6)
+        if entry is not None:
+            self._to(transport, entry, f"[{address}]:{port}" if ipv6 else f"{address}:{port}", ipv6)
         elif plane.table.snapshot.mesh_destinations_only:
             site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
             plane.refused(
@@ -66,12 +66,12 @@ class OutboundArrival(Quiet):
             passing = PassthroughSite(plane, self._service, address, port)
             _hand_over(transport, TcpArrival(plane, passing))
 
-    def _to(self, transport: Conduit, route: Route | None, host: str, ipv6: bool) -> None:
-        http = route is not None and route.upstream.protocol is Protocol.HTTP
+    def _to(self, transport: Conduit, entry: UpstreamEntry | None, host: str, ipv6: bool) -> None:
+        http = entry is not None and entry.upstream.protocol is Protocol.HTTP
         site = OutboundSite(
             self._plane,
             self._service,
-            route.upstream.service if route is not None else host,
+            entry.upstream.service if entry is not None else host,
             "http" if http else "tcp",
             host.encode(),
             ipv6,
