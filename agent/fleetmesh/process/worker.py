@@ -11,6 +11,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -77,6 +78,18 @@ def drop_privileges() -> None:
         raise PrivilegeError(f"the kernel refused to drop: {', '.join(refused)}")
     if os.getppid() != parent:
         raise PrivilegeError("the controller ended meanwhile")
+
+
+def raise_open_files() -> None:
+    """Open as many files as this process may at all: a relayed connection takes two, and a shell's
+    soft limit of 1024 is for programs that use select(2). Where the kernel or a filter of system
+    calls says no, the limit stays as it was."""
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass
 
 
 class Worker:
@@ -300,6 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A terminal's Ctrl-C reaches the whole group; when to go is the controller's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     drop_privileges()
+    raise_open_files()
     setup_logging(settings.log_level)
     return uvloop.run(_serve(options.channel, options.worker, settings))
 

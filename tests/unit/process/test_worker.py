@@ -508,6 +508,20 @@ async def test_a_worker_holds_no_capability() -> None:
         assert fields["NoNewPrivs"] == "1"
 
 
+async def test_a_worker_opens_as_many_files_as_it_may() -> None:
+    """A soft limit that a shell left is raised to the hard one."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        async with WorkerProcess() as worker:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            await worker.publish(snapshot(Authority()), {})
+            limits = resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE)
+            assert limits == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 async def test_no_file_descriptors_left_is_no_busy_loop() -> None:
     """Connections beyond the limit fail; the worker neither spins nor dies."""
     async with mesh(Scripted()) as running:
