@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.proxy.address import peer_name
+from fleetmesh.proxy.address import peer_name, reset_at_end
 from fleetmesh.proxy.answer import FATAL, answer
 from fleetmesh.proxy.plane import GRACE, LINGER, Plane
 from fleetmesh.proxy.reader import CHUNKED, GONE, HEAD, IDLE, LEAVING, LENGTH, WAIT, RequestReader
@@ -85,7 +85,7 @@ class Downstream(RequestReader):
         if self.response_begun:
             self.series.answered(self.status, time.monotonic() - self.started)
             self.phase = GONE
-            self.transport.abort()
+            self.abort()
             return
         self.status = refusal.status
         self.persistent = self.persistent and complete and refusal not in FATAL
@@ -158,7 +158,7 @@ class Downstream(RequestReader):
         elif now < self._left + self.plane.http.idle_timeout and self._unsent():
             self.deadline = now + LINGER
         else:
-            self.transport.abort()
+            self.abort()
 
     def _unsent(self) -> bool:
         """Whether the client has yet to take a part of the answer."""
@@ -183,4 +183,8 @@ class Downstream(RequestReader):
             self.retire(now)
 
     def abort(self) -> None:
+        """A client of HTTP/1.0 may take the connection's end for the answer's (RFC 9112 section
+        8): in the middle of one it gets a reset."""
+        if self.response_begun and not self.http11:
+            reset_at_end(self.transport)
         self.transport.abort()
