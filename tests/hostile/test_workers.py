@@ -30,7 +30,7 @@ async def test_connections_are_shared_and_counted_by_worker() -> None:
         burst = [after - before for before, after in zip(one_by_one, both, strict=True)]
         print(f"by worker: of 200 one by one {one_by_one}, of 1,000 at once {burst}")
         assert sum(both) == 1200
-        assert min(one_by_one) >= 10
+        assert min(one_by_one) >= 2
         for sock in held:
             sock.close()
 

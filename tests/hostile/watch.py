@@ -46,7 +46,8 @@ def open_files(count: int) -> None:
 
 @dataclass
 class Site:
-    """web calls api through `caller` and `callee`. `sidecar` is api's port."""
+    """web calls api through `caller` and `callee`. `sidecar` is api's port, `void` that of a
+    service without an endpoint, whose requests are refused at once."""
 
     backend: Backend
     authority: Authority
@@ -54,6 +55,7 @@ class Site:
     callee: WorkerProcess
     port: int
     sidecar: int
+    void: int
 
     @property
     def pids(self) -> list[int]:
@@ -107,7 +109,7 @@ class Site:
 
 @asynccontextmanager
 async def site(settings: WorkerSettings) -> AsyncIterator[Site]:
-    authority, out, side = Authority(), listening(), listening()
+    authority, out, side, void = Authority(), listening(), listening(), listening()
     async with (
         Backend() as backend,
         WorkerProcess(0, settings) as caller,
@@ -119,13 +121,14 @@ async def site(settings: WorkerSettings) -> AsyncIterator[Site]:
                 local_service("web", 1, authority.leaf("web")),
                 local_service("api", backend.port, authority.leaf("api")),
             ),
-            (upstream("api", port_of(side)),),
+            (upstream("api", port_of(side)), upstream("void")),
         )
-        assert not (await caller.publish(what, {outbound("web", "api"): out})).error
+        calling = {outbound("web", "api"): out, outbound("web", "void"): void}
+        assert not (await caller.publish(what, calling)).error
         assert not (await callee.publish(what, {inbound("api"): side})).error
-        yield Site(backend, authority, caller, callee, port_of(out), port_of(side))
-    out.close()
-    side.close()
+        yield Site(backend, authority, caller, callee, port_of(out), port_of(side), port_of(void))
+    for sock in (out, side, void):
+        sock.close()
 
 
 async def unharmed(there: Site, normal: float, seconds: float, what: str) -> None:

@@ -9,7 +9,17 @@ from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.address import peer_name, reset_at_end
 from fleetmesh.proxy.answer import FATAL, answer
 from fleetmesh.proxy.plane import GRACE, LINGER, Plane
-from fleetmesh.proxy.reader import CHUNKED, GONE, HEAD, IDLE, LEAVING, LENGTH, WAIT, RequestReader
+from fleetmesh.proxy.reader import (
+    CHUNKED,
+    GONE,
+    HEAD,
+    IDLE,
+    LEAVING,
+    LENGTH,
+    UNREAD,
+    WAIT,
+    RequestReader,
+)
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import CLIENT_CLOSED
 
@@ -54,7 +64,7 @@ class Downstream(RequestReader):
 
     def eof_received(self) -> bool:
         """A client that has said all it has to say still gets its answer."""
-        if self.phase == WAIT:
+        if self.phase == WAIT or self.backlog:
             self._ended = True
             return True
         if self.phase in (LENGTH, CHUNKED):
@@ -74,6 +84,8 @@ class Downstream(RequestReader):
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        if self._paused & UNREAD:
+            self.go_on()
 
     # Ending a request.
 
@@ -113,6 +125,14 @@ class Downstream(RequestReader):
         self.phase = IDLE
         self.response_begun = False
         self.deadline = self.plane.now + (GRACE if self.retiring else self.plane.http.idle_timeout)
+        if self.write_paused:
+            self.pause(UNREAD)
+        elif self._paused:
+            self.go_on()
+
+    def go_on(self) -> None:
+        if self.phase != IDLE or self.write_paused:
+            return
         if self._paused:
             self.resume(self._paused)
         if self.backlog:
