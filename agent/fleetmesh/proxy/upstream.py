@@ -287,7 +287,10 @@ class Upstream(ResponseHead, asyncio.Protocol):
         whole = exchange.answer_complete()
         self.release()
         if not self.reused and isinstance(self.transport, TlsStream):
-            self.lane.session = (self.transport.tls.context, self.transport.tls.session)
+            tls = self.transport.tls
+            if not tls.session_reused:
+                # Python 3.11 loses 6 KB each time that it is asked for the session.
+                self.lane.session = (tls.context, tls.session)
         if reusable and whole and not self.transport.is_closing():
             self.phase = IDLE
             if not self.lane.pool.put(self, self.plane.now):
