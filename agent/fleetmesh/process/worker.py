@@ -11,6 +11,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -95,6 +96,18 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 8 << 20)
+
+
+def raise_open_files() -> None:
+    """Open as many files as this process may at all: a relayed connection takes two, and a shell's
+    soft limit of 1024 is for programs that use select(2). Where the kernel or a filter of system
+    calls says no, the limit stays as it was."""
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass
 
 
 class Worker:
@@ -325,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     drop_privileges()
     keep_freed_memory()
+    raise_open_files()
     setup_logging(settings.log_level)
     return uvloop.run(_serve(options.channel, options.worker, settings))
 

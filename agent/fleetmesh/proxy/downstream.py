@@ -5,11 +5,21 @@ from __future__ import annotations
 import time
 
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.proxy.address import peer_name
+from fleetmesh.proxy.address import peer_name, reset_at_end
 from fleetmesh.proxy.answer import FATAL, answer
 from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import GRACE, LINGER, Plane
-from fleetmesh.proxy.reader import CHUNKED, GONE, HEAD, IDLE, LEAVING, LENGTH, WAIT, RequestReader
+from fleetmesh.proxy.reader import (
+    CHUNKED,
+    GONE,
+    HEAD,
+    IDLE,
+    LEAVING,
+    LENGTH,
+    UNREAD,
+    WAIT,
+    RequestReader,
+)
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import CLIENT_CLOSED
 
@@ -54,7 +64,7 @@ class Downstream(RequestReader):
 
     def eof_received(self) -> bool:
         """A client that has said all it has to say still gets its answer."""
-        if self.phase == WAIT:
+        if self.phase == WAIT or self.backlog:
             self._ended = True
             return True
         if self.phase in (LENGTH, CHUNKED):
@@ -74,6 +84,8 @@ class Downstream(RequestReader):
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        if self._paused & UNREAD:
+            self.go_on()
 
     # Ending a request.
 
@@ -85,7 +97,7 @@ class Downstream(RequestReader):
         if self.response_begun:
             self.series.answered(self.status, time.monotonic() - self.started)
             self.phase = GONE
-            self.transport.abort()
+            self.abort()
             return
         self.status = refusal.status
         self.persistent = self.persistent and complete and refusal not in FATAL
@@ -113,6 +125,14 @@ class Downstream(RequestReader):
         self.phase = IDLE
         self.response_begun = False
         self.deadline = self.plane.now + (GRACE if self.retiring else self.plane.http.idle_timeout)
+        if self.write_paused:
+            self.pause(UNREAD)
+        elif self._paused:
+            self.go_on()
+
+    def go_on(self) -> None:
+        if self.phase != IDLE or self.write_paused:
+            return
         if self._paused:
             self.resume(self._paused)
         if self.backlog:
@@ -158,7 +178,7 @@ class Downstream(RequestReader):
         elif now < self._left + self.plane.http.idle_timeout and self._unsent():
             self.deadline = now + LINGER
         else:
-            self.transport.abort()
+            self.abort()
 
     def _unsent(self) -> bool:
         """Whether the client has yet to take a part of the answer."""
@@ -183,4 +203,8 @@ class Downstream(RequestReader):
             self.retire(now)
 
     def abort(self) -> None:
+        """A client of HTTP/1.0 may take the connection's end for the answer's (RFC 9112 section
+        8): in the middle of one it gets a reset."""
+        if self.response_begun and not self.http11:
+            reset_at_end(self.transport)
         self.transport.abort()

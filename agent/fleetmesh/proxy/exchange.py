@@ -150,7 +150,7 @@ class Exchange(Downstream):
             self.plane.refused(self.site, refusal, self.peer, detail)
             self.series.answered(self.status, time.monotonic() - self.started)
             self.phase = GONE
-            self.transport.abort()
+            self.abort()
             return
         if (
             upstream.reused
