@@ -45,7 +45,7 @@ def peer_name(transport: Conduit) -> str:
     return f"{canonical(peer[0])}:{peer[1]}" if peer else ""
 
 
-def reset_at_end(transport: asyncio.BaseTransport) -> None:
+def reset_at_end(transport: Conduit) -> None:
     """Let the connection's end be a reset, in place of an end of stream: socket(7), SO_LINGER."""
     sock = transport.get_extra_info("socket")
     if sock is not None:

@@ -179,8 +179,8 @@ class TlsStream:
                 self.close()
 
     def _keep_session(self, keeper: SessionKeeper) -> None:
-        """Not where the handshake was a resumed one: copying a session takes 0.1 ms, and Python 3.11
-        loses 6 KB each time that it is asked for one."""
+        """Not where the handshake was a resumed one: copying a session takes 0.1 ms, and
+        Python 3.11 loses 6 KB each time that it is asked for one."""
         self._keeper = None
         if not self.tls.session_reused:
             keeper.session = (self.tls.context, self.tls.session)
