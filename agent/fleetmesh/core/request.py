@@ -159,6 +159,27 @@ class RequestHead(Head):
         if self.b3 is not None and not nominated.isdisjoint(self.b3):
             self.b3 = None
 
+    def field(self, name: bytes) -> bytes | None:
+        """The value of `name` (lower case) as it is forwarded, lines joined by ", "; None when
+        there is no such field. For after `judge`."""
+        if name == b"host":
+            return self.host
+        if name == b"content-length":
+            return b"%d" % self.length if self.length >= 0 else None
+        if name == b"traceparent" or name == b"x-request-id":
+            return (self.traceparent if name == b"traceparent" else self.request_id) or None
+        size = len(name)
+        found: bytes | None = None
+        lines = self.lines
+        if name == b"tracestate":
+            lines = self.tracestate.splitlines(keepends=True)
+        for line in lines:
+            # Most names differ in length already: looking for the colon there costs no call.
+            if line[size : size + 1] == b":" and line[:size].lower() == name:
+                value = line[size + 1 :].strip(b" \t\r\n")
+                found = value if found is None else found + b", " + value
+        return found
+
     def rebuild(self, default_host: bytes, added: bytes) -> bytes:
         """The head to send onwards. `added` are whole field lines of the mesh's own."""
         parts = [

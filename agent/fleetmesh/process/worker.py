@@ -11,6 +11,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -19,8 +20,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import re2
 import uvloop
 
+from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import link
 from fleetmesh.edge import journal
 from fleetmesh.edge.ipc import (
@@ -99,6 +102,18 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 8 << 20)
 
 
+def raise_open_files() -> None:
+    """Open as many files as this process may at all: a relayed connection takes two, and a shell's
+    soft limit of 1024 is for programs that use select(2). Where the kernel or a filter of system
+    calls says no, the limit stays as it was."""
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass
+
+
 class Worker:
     """The composition root: a plane, the sockets it accepts from, the channel."""
 
@@ -156,7 +171,12 @@ class Worker:
         plane = self._plane
         problems: list[str] = []
         identities = self._identities(snapshot, problems)
-        plane.publish(link(snapshot, message.generation, plane.table, self._number), identities)
+        try:
+            table = link(snapshot, message.generation, plane.table, self._number)
+        except re2.error as error:  # a controller that checks its routes never sends one
+            await self._channel.send(Applied(message.generation, f"routes: {error}"))
+            return None
+        plane.publish(table, identities)
         return problems
 
     def _identities(self, snapshot: Snapshot, problems: list[str]) -> dict[str, Identity]:
@@ -302,7 +322,8 @@ def _identity(snapshot: Snapshot, leaf: Leaf) -> Identity:
         leaf.serial,
         leaf.not_after,
         client_context(snapshot.roots, leaf),
-        server_context(snapshot.roots, leaf),
+        client_context(snapshot.roots, leaf, STREAMS),
+        server_context(snapshot.roots, leaf, STREAMS),
     )
 
 
@@ -341,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     drop_privileges()
     keep_freed_memory()
+    raise_open_files()
     setup_logging(settings.log_level)
     return uvloop.run(_serve(options.channel, options.worker, settings))
 

@@ -43,3 +43,13 @@ def peer_name(transport: Conduit) -> str:
     """Who is at the other end, for logs; empty once nobody is."""
     peer = transport.get_extra_info("peername")
     return f"{canonical(peer[0])}:{peer[1]}" if peer else ""
+
+
+def reset_at_end(transport: Conduit) -> None:
+    """Let the connection's end be a reset, in place of an end of stream: socket(7), SO_LINGER."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            pass  # it has ended already

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.proxy.address import peer_name
+from fleetmesh.proxy.address import peer_name, reset_at_end
 from fleetmesh.proxy.answer import FATAL, answer
 from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import GRACE, LINGER, Plane
-from fleetmesh.proxy.reader import CHUNKED, GONE, HEAD, IDLE, LEAVING, LENGTH, WAIT, RequestReader
+from fleetmesh.proxy.reader import (
+    CHUNKED,
+    GONE,
+    HEAD,
+    IDLE,
+    LEAVING,
+    LENGTH,
+    UNREAD,
+    WAIT,
+    RequestReader,
+)
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import CLIENT_CLOSED, Tally
 
@@ -57,7 +67,7 @@ class Downstream(RequestReader):
 
     def eof_received(self) -> bool:
         """A client that has said all it has to say still gets its answer."""
-        if self.phase == WAIT:
+        if self.phase == WAIT or self.backlog:
             self._ended = True
             return True
         if self.phase in (LENGTH, CHUNKED):
@@ -77,6 +87,8 @@ class Downstream(RequestReader):
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        if self._paused & UNREAD:
+            self.go_on()
 
     # Ending a request.
 
@@ -88,7 +100,7 @@ class Downstream(RequestReader):
         if self.response_begun:
             self.tally.answered(self.site.route_name, self.status, self.started)
             self.phase = GONE
-            self.transport.abort()
+            self.abort()
             return
         self.status = refusal.status
         self.persistent = self.persistent and complete and refusal not in FATAL
@@ -118,6 +130,14 @@ class Downstream(RequestReader):
         self.phase = IDLE
         self.response_begun = False
         self.deadline = self.plane.now + (GRACE if self.retiring else self.plane.http.idle_timeout)
+        if self.write_paused:
+            self.pause(UNREAD)
+        elif self._paused:
+            self.go_on()
+
+    def go_on(self) -> None:
+        if self.phase != IDLE or self.write_paused:
+            return
         if self._paused:
             self.resume(self._paused)
         if self.backlog:
@@ -162,7 +182,7 @@ class Downstream(RequestReader):
         elif now < self._left + self.plane.http.idle_timeout and self._unsent():
             self.deadline = now + LINGER
         else:
-            self.transport.abort()
+            self.abort()
 
     def _unsent(self) -> bool:
         """Whether the client has yet to take a part of the answer."""
@@ -187,4 +207,8 @@ class Downstream(RequestReader):
             self.retire(now)
 
     def abort(self) -> None:
+        """A client of HTTP/1.0 may take the connection's end for the answer's (RFC 9112 section
+        8): in the middle of one it gets a reset."""
+        if self.response_begun and not self.http11:
+            reset_at_end(self.transport)
         self.transport.abort()

@@ -44,7 +44,7 @@ class Exchange(Downstream):
         if site.refusal is not None:
             self.refuse(site.refusal)
             return
-        lane = site.lane(())
+        lane = site.lane((), self)
         if isinstance(lane, Refusal):
             self.refuse(lane)
             return
@@ -157,7 +157,7 @@ class Exchange(Downstream):
             self.plane.refused(self.site, refusal, self.peer, detail)
             self.tally.answered(self.site.route_name, self.status, self.started)
             self.phase = GONE
-            self.transport.abort()
+            self.abort()
             return
         if (
             upstream.reused

@@ -6,13 +6,15 @@ import hashlib
 import ssl
 from typing import Any
 
-from fleetmesh.core.table import Route
+from fleetmesh.core.frames import STREAMS
+from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import original_destination, peer_name
+from fleetmesh.proxy.carrier import AcceptedCarrier
 from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
 from fleetmesh.proxy.dial import peer_uri
 from fleetmesh.proxy.exchange import Exchange
@@ -47,7 +49,7 @@ class OutboundArrival(Quiet):
     def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         if self._upstream:
-            self._to(transport, plane.table.routes.get(self._upstream), self._upstream, False)
+            self._to(transport, plane.table.upstreams.get(self._upstream), self._upstream, False)
             return
         destination = original_destination(transport)
         if destination is None:
@@ -56,10 +58,10 @@ class OutboundArrival(Quiet):
             transport.abort()
             return
         address, port = destination
-        route = plane.table.by_destination.get(destination)
+        entry = plane.table.by_destination.get(destination)
         ipv6 = ":" in address
-        if route is not None:
-            self._to(transport, route, f"[{address}]:{port}" if ipv6 else f"{address}:{port}", ipv6)
+        if entry is not None:
+            self._to(transport, entry, f"[{address}]:{port}" if ipv6 else f"{address}:{port}", ipv6)
         elif plane.table.snapshot.mesh_destinations_only:
             site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
             plane.refused(
@@ -70,12 +72,12 @@ class OutboundArrival(Quiet):
             passing = PassthroughSite(plane, self._service, address, port)
             _hand_over(transport, TcpArrival(plane, passing))
 
-    def _to(self, transport: Conduit, route: Route | None, host: str, ipv6: bool) -> None:
-        http = route is not None and route.upstream.protocol is Protocol.HTTP
+    def _to(self, transport: Conduit, entry: UpstreamEntry | None, host: str, ipv6: bool) -> None:
+        http = entry is not None and entry.upstream.protocol is Protocol.HTTP
         site = OutboundSite(
             self._plane,
             self._service,
-            route.upstream.service if route is not None else host,
+            entry.upstream.service if entry is not None else host,
             "http" if http else "tcp",
             host.encode(),
             ipv6,
@@ -118,14 +120,22 @@ class InboundArrival(Quiet):
             self._refuse(stream.transport, _tls_refusal(error), str(error))
 
     def _greet(self, stream: TlsStream) -> None:
-        """The chain is good: whose is it?"""
+        """The chain is good."""
+        if stream.agreed == STREAMS:
+            carrier = AcceptedCarrier(self._plane, _Accept(self, stream))
+            _hand_over(stream, carrier)
+        else:
+            self.admit(stream, stream)
+
+    def admit(self, stream: TlsStream, conduit: Conduit) -> None:
+        """Whose is the certificate of `stream`, and what becomes of `conduit`, which it carries?"""
         plane = self._plane
         uri = peer_uri(stream)
         source = SpiffeId.parse(uri)
         entry = plane.table.services.get(self._service)
         if source is None or entry is None:
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"not a service: {uri or 'no URI'}")
-            stream.abort()
+            conduit.abort()
             return
         http = entry.service.protocol is Protocol.HTTP
         site = InboundSite(
@@ -133,16 +143,29 @@ class InboundArrival(Quiet):
         )
         if site.refusal is Refusal.UNTRUSTED_PEER:
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"of another trust domain: {uri}")
-            stream.abort()
+            conduit.abort()
         elif http:
             site.added = _forwarded_client_cert(stream, entry.spiffe_id, uri)
-            _hand_over(stream, _exchange(plane, site))
+            _hand_over(conduit, _exchange(plane, site))
         else:
-            _hand_over(stream, TcpArrival(plane, site))
+            _hand_over(conduit, TcpArrival(plane, site))
 
     def _refuse(self, transport: Conduit, refusal: Refusal, detail: str) -> None:
         site = Site(self._plane, Direction.INBOUND, "", self._service, "tcp")
         self._plane.refused(site, refusal, peer_name(transport), detail)
+
+
+class _Accept:
+    """Every stream that a connection carries is admitted by itself."""
+
+    __slots__ = ("_arrival", "_stream")
+
+    def __init__(self, arrival: InboundArrival, stream: TlsStream) -> None:
+        self._arrival = arrival
+        self._stream = stream
+
+    def __call__(self, conduit: Conduit) -> None:
+        self._arrival.admit(self._stream, conduit)
 
 
 class PlainArrival(Quiet):

@@ -30,6 +30,7 @@ GONE: Final = 6  # there is none, or it is a tunnel's
 PIPELINED: Final = 1
 UPSTREAM_FULL: Final = 2
 DIALLING: Final = 4
+UNREAD: Final = 8  # the client has to take its answers first
 
 
 class RequestReader(RequestHead):
@@ -86,6 +87,10 @@ class RequestReader(RequestHead):
         """Answer with `refusal`, or end the connection where an answer has begun already."""
         raise NotImplementedError
 
+    def go_on(self) -> None:
+        """Read the next request, which may have come already."""
+        raise NotImplementedError
+
     def _flush(self) -> None:
         """Send what `out` holds upstream, as far as there is an upstream."""
         raise NotImplementedError
@@ -95,6 +100,13 @@ class RequestReader(RequestHead):
             phase = self.phase
             if phase <= HEAD:
                 data = self._read_head(data)
+                if data and self.phase == IDLE:
+                    # Refused at once. A flood of such requests must not keep others from their
+                    # turn: one read may hold ten thousand.
+                    self.backlog = data
+                    self.pause(PIPELINED)
+                    self.plane.loop.call_soon(self.go_on)
+                    break
             elif phase == LENGTH:
                 data = self._read_counted(data)
             elif phase == CHUNKED:

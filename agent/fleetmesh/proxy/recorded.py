@@ -55,14 +55,16 @@ class Recorder(Tally):
 
 
 class RecordedExchange(Exchange):
-    """`_reason` is why the mesh ended the request, `_first_byte` when the answer's head came
-    (monotonic seconds, 0.0: it did not), `_endpoint` the id of the last that was tried."""
+    """`_asked` is the target as the caller named it, `_reason` why the mesh ended the request,
+    `_first_byte` when the answer's head came (monotonic seconds, 0.0: it did not), `_endpoint` the
+    id of the last that was tried."""
 
-    __slots__ = ("_endpoint", "_first_byte", "_log", "_reason")
+    __slots__ = ("_asked", "_endpoint", "_first_byte", "_log", "_reason")
 
     def __init__(self, plane: Plane, site: Site, log: AccessLog) -> None:
         super().__init__(plane, site)
         self._log = log
+        self._asked = b""
         self._endpoint = ""
         self._first_byte = 0.0
         self._reason = ""
@@ -81,6 +83,12 @@ class RecordedExchange(Exchange):
         self.tally.fold()
         self.plane.telemetry.tallies.discard(self.tally)
         self.tally = self.series
+
+    def begin(self) -> None:
+        self._asked = self.target
+        super().begin()
+        if self._upstream is not None:
+            self._endpoint = self._upstream.lane.endpoint_id
 
     def reached(self, lane: Lane) -> None:
         self._endpoint = lane.endpoint_id
@@ -105,7 +113,9 @@ class RecordedExchange(Exchange):
         site = self.site
         duration = time.monotonic() - self.started
         marks = self.marks if isinstance(self.plane.marker, Tracing) else b""
-        path = self.target if self._log.query else self.target.partition(b"?")[0]
+        path = self._asked or self.target
+        if not self._log.query:
+            path = path.partition(b"?")[0]
         # Of a caller whose trace is continued.
         parent = self.traceparent if self.traceparent[3:35] == marks[_TRACE] else b""
         self._log.add(
@@ -133,7 +143,7 @@ class RecordedExchange(Exchange):
         )
         self._endpoint = self._reason = ""
         self._first_byte = 0.0
-        self.marks = b""
+        self.marks = self._asked = b""
 
 
 def _text(value: bytes) -> str:

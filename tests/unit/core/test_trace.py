@@ -234,3 +234,15 @@ def test_a_head_forgets_the_one_before() -> None:
     head = head_of((b"traceparent", VALID), (b"b3", b"1"), (b"x-request-id", b"1"))
     head.begin_head()
     assert (head.traceparent, head.tracestate, head.request_id, head.b3) == (b"", b"", b"", None)
+
+
+def test_routes_still_see_what_is_held_back() -> None:
+    """A route may choose by any field that is forwarded."""
+    head = head_of(
+        (b"traceparent", VALID), (b"tracestate", b"a=1"), (b"tracestate", b"b"), (b"b3", b"1")
+    )
+    assert head.field(b"traceparent") == VALID
+    assert head.field(b"tracestate") == b"a=1, b"
+    assert head.field(b"b3") == b"1"
+    assert head.field(b"x-request-id") is None
+    assert head_of((b"X-Request-Id", b"7")).field(b"x-request-id") == b"7"
