@@ -91,13 +91,15 @@ class Tracing(Marker):
     """`sample_rate` is the share of the traces begun here that are sampled, 0 to 1; `random` gives
     so many random bytes."""
 
-    __slots__ = ("_at", "_block", "_random", "_rejected")
+    __slots__ = ("_at", "_block", "_random", "_threshold")
 
     def __init__(self, sample_rate: float, random: Callable[[int], bytes]) -> None:
         self._random = random
         # As OpenTelemetry decides it: by the random part of the trace id, so that all who
         # sample by a rate agree about a trace.
-        self._rejected = round((1.0 - sample_rate) * 2**56)
+        # Hexadecimal digits of one length are in the order of their numbers; b"g" is beyond all.
+        rejected = round((1.0 - sample_rate) * 2**56)
+        self._threshold = b"%014x" % max(rejected, 0) if rejected < 2**56 else b"g"
         self._block = b""
         self._at = 0
 
@@ -111,6 +113,10 @@ class Tracing(Marker):
             if not span:
                 span = self._take(16)
             lines = b"traceparent: " + parent[:36] + span + parent[52:] + b"\r\n" + head.tracestate
+        elif not parent and head.b3 is None:
+            drawn = self._take(48)
+            flags = b"-03\r\n" if drawn[18:32] >= self._threshold else b"-02\r\n"
+            lines = b"traceparent: 00-" + drawn[:32] + b"-" + drawn[32:] + flags
         else:
             lines = self._decide(head)
         if _SANE_ID(head.request_id) is None:
@@ -129,7 +135,7 @@ class Tracing(Marker):
             if not trace_id:
                 trace_id = self._take(32)
                 flags = RANDOM
-            if sampled == 1 or (sampled == UNDECIDED and int(trace_id[18:], 16) >= self._rejected):
+            if sampled == 1 or (sampled == UNDECIDED and trace_id[18:] >= self._threshold):
                 flags |= SAMPLED
         return b"traceparent: 00-" + trace_id + b"-" + self._take(16) + _FLAGS[flags] + state
 

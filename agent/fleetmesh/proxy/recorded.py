@@ -22,11 +22,6 @@ from fleetmesh.proxy.upstream import Upstream
 MAX_PATH: Final = 1024  # bytes of a path that are kept
 MAX_ID: Final = 128
 
-# Where the ids stand in what Tracing.mark returns.
-_TRACE: Final = slice(16, 48)
-_SPAN: Final = slice(49, 65)
-_FLAGS: Final = slice(66, 68)
-
 
 class Recorder(Tally):
     """Counts the bytes of one exchange at a time, in place of the series that it tells of them."""
@@ -116,8 +111,10 @@ class RecordedExchange(Exchange):
         path = self._asked or self.target
         if not self._log.query:
             path = path.partition(b"?")[0]
+        # `traceparent: 00-<trace id>-<span id>-<flags>`: the lines that Tracing gives begin so.
+        trace_id = marks[16:48]
         # Of a caller whose trace is continued.
-        parent = self.traceparent if self.traceparent[3:35] == marks[_TRACE] else b""
+        parent = self.traceparent if self.traceparent[3:35] == trace_id else b""
         self._log.add(
             Record(
                 time.time() - duration,
@@ -134,10 +131,10 @@ class RecordedExchange(Exchange):
                 duration,
                 self._first_byte - self.started if self._first_byte else None,
                 self._endpoint,
-                _text(marks[_TRACE]),
-                _text(marks[_SPAN]),
+                _text(trace_id),
+                _text(marks[49:65]),
                 _text(parent[36:52]),
-                marks[_FLAGS] in (b"01", b"03"),
+                marks[66:68] in (b"01", b"03"),
                 _text(self.request_id[:MAX_ID]),
             )
         )
