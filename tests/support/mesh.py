@@ -63,9 +63,11 @@ async def mesh(
     application: Handler,
     *,
     protocol: Protocol = Protocol.HTTP,
+    called_as: Protocol | None = None,
     settings: WorkerSettings | None = None,
 ) -> AsyncIterator[Mesh]:
-    """`application` handles the connections to api."""
+    """`application` handles the connections to api, whose protocol is `protocol`, also for its
+    callers unless they know it as another: `called_as`."""
     authority = Authority()
     leaves = {name: authority.leaf(name) for name in ("web", "api")}
     server = await asyncio.start_server(application, "127.0.0.1", 0)
@@ -81,7 +83,7 @@ async def mesh(
                     "api", app_port, leaves["api"], protocol=protocol, intentions=intentions
                 ),
             ),
-            (upstream("api", port_of(side), protocol=protocol),),
+            (upstream("api", port_of(side), protocol=called_as or protocol),),
         )
 
     async with WorkerProcess(0, settings) as caller, WorkerProcess(1, settings) as callee:

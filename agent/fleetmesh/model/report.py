@@ -24,7 +24,8 @@ class RequestCount(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ConnectionCount(msgspec.Struct, frozen=True, array_like=True):
-    """`kind` is http, tcp, passthrough (outbound, not in the mesh) or permissive (plain)."""
+    """`kind` is http, tcp, tls (a ClientHello came where the protocol is found out), passthrough
+    (outbound, not in the mesh) or permissive (plain)."""
 
     direction: Direction
     source: str

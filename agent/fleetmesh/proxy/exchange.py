@@ -70,8 +70,12 @@ class Exchange(Downstream):
             if ticket == self._ticket and outcome.usable:
                 self._attach(outcome)
             else:
-                # The exchange ended meanwhile; the connection will serve another.
-                outcome.shelve()
+                # The exchange ended meanwhile; the connection will serve another. Not where the
+                # peer waits for its first byte to find out what it speaks: silence means tcp.
+                if self.site.detected:
+                    outcome.abandon()
+                else:
+                    outcome.shelve()
                 if ticket == self._ticket:
                     self.refuse(Refusal.UPSTREAM_RESET, "closed at once")
         elif ticket == self._ticket:

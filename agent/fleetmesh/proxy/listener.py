@@ -14,17 +14,12 @@ from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import original_destination, peer_name
+from fleetmesh.proxy.detect import hand_over, serve
 from fleetmesh.proxy.dial import peer_uri
-from fleetmesh.proxy.exchange import Exchange
 from fleetmesh.proxy.plane import HANDSHAKE_TIMEOUT, Plane
 from fleetmesh.proxy.site import InboundSite, OutboundSite, PassthroughSite, PlainSite, Site
 from fleetmesh.proxy.stream import TlsStream
 from fleetmesh.proxy.tcp import TcpArrival
-
-
-def _hand_over(transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
 
 
 class OutboundArrival(asyncio.Protocol):
@@ -41,7 +36,10 @@ class OutboundArrival(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         plane = self._plane
         if self._upstream:
-            self._to(transport, plane.table.routes.get(self._upstream), self._upstream, False)
+            route = plane.table.routes.get(self._upstream)
+            ports = {port for _, port in route.upstream.destinations} if route else set()
+            port = ports.pop() if len(ports) == 1 else 0
+            self._to(transport, route, self._upstream, False, port)
             return
         destination = original_destination(transport)
         if destination is None:
@@ -53,7 +51,8 @@ class OutboundArrival(asyncio.Protocol):
         route = plane.table.by_destination.get(destination)
         ipv6 = ":" in address
         if route is not None:
-            self._to(transport, route, f"[{address}]:{port}" if ipv6 else f"{address}:{port}", ipv6)
+            host = f"[{address}]:{port}" if ipv6 else f"{address}:{port}"
+            self._to(transport, route, host, ipv6, port)
         elif plane.table.snapshot.mesh_destinations_only:
             site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
             plane.refused(
@@ -62,21 +61,22 @@ class OutboundArrival(asyncio.Protocol):
             transport.abort()
         else:
             passing = PassthroughSite(plane, self._service, address, port)
-            _hand_over(transport, TcpArrival(plane, passing))
+            hand_over(transport, TcpArrival(plane, passing))
 
-    def _to(self, transport: asyncio.Transport, route: Route | None, host: str, ipv6: bool) -> None:
-        http = route is not None and route.upstream.protocol is Protocol.HTTP
+    def _to(
+        self, transport: asyncio.Transport, route: Route | None, host: str, ipv6: bool, port: int
+    ) -> None:
+        """`port` is the one that the application listens on, 0 if nothing tells."""
+        protocol = route.upstream.protocol if route is not None else Protocol.TCP
         site = OutboundSite(
             self._plane,
             self._service,
             route.upstream.service if route is not None else host,
-            "http" if http else "tcp",
+            "http" if protocol is Protocol.HTTP else "tcp",
             host.encode(),
             ipv6,
         )
-        _hand_over(
-            transport, Exchange(self._plane, site) if http else TcpArrival(self._plane, site)
-        )
+        serve(self._plane, transport, site, protocol, port)
 
 
 class InboundArrival(asyncio.Protocol):
@@ -102,7 +102,7 @@ class InboundArrival(asyncio.Protocol):
             deadline=plane.now + HANDSHAKE_TIMEOUT,
         )
         plane.connections.add(stream)
-        _hand_over(transport, stream)
+        hand_over(transport, stream)
 
     def _on_ready(self, stream: TlsStream, error: Exception | None) -> None:
         self._plane.connections.discard(stream)
@@ -121,18 +121,16 @@ class InboundArrival(asyncio.Protocol):
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"not a service: {uri or 'no URI'}")
             stream.abort()
             return
-        http = entry.service.protocol is Protocol.HTTP
-        site = InboundSite(
-            plane, source.service, self._service, "http" if http else "tcp", source.trust_domain
-        )
+        protocol = entry.service.protocol
+        kind = "http" if protocol is Protocol.HTTP else "tcp"
+        site = InboundSite(plane, source.service, self._service, kind, source.trust_domain)
         if site.refusal is Refusal.UNTRUSTED_PEER:
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"of another trust domain: {uri}")
             stream.abort()
-        elif http:
+            return
+        if protocol is not Protocol.TCP:
             site.added = _forwarded_client_cert(stream, entry.spiffe_id, uri)
-            _hand_over(stream, Exchange(plane, site))
-        else:
-            _hand_over(stream, TcpArrival(plane, site))
+        serve(plane, stream, site, protocol, entry.service.port)
 
     def _refuse(self, transport: asyncio.BaseTransport, refusal: Refusal, detail: str) -> None:
         site = Site(self._plane, Direction.INBOUND, "", self._service, "tcp")
@@ -162,8 +160,7 @@ class PlainArrival(asyncio.Protocol):
             plane.admitted(site, peer_name(transport))
         # An http service gets heads that were judged, so that nobody without a certificate can
         # tell its application of one.
-        http = service.protocol is Protocol.HTTP
-        _hand_over(transport, Exchange(plane, site) if http else TcpArrival(plane, site))
+        serve(plane, transport, site, service.protocol, service.port)
 
 
 def _tls_refusal(error: ssl.SSLError) -> Refusal:

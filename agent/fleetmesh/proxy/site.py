@@ -24,7 +24,8 @@ class Site:
     Host of a request that has none, `added` the field lines that the mesh adds to requests.
 
     `refusal` stands in the way of every request until `recheck` takes it away; `verdict` is the
-    intention's. `failure` is what an unreachable endpoint means here.
+    intention's. `failure` is what an unreachable endpoint means here. `detected`: the protocol
+    was found out from the first bytes; `sni` is the name in them where they were TLS.
     """
 
     __slots__ = (
@@ -32,10 +33,12 @@ class Site:
         "added",
         "default_host",
         "destination",
+        "detected",
         "direction",
         "failure",
         "kind",
         "refusal",
+        "sni",
         "source",
         "verdict",
     )
@@ -59,6 +62,8 @@ class Site:
         self.refusal: Refusal | None = None
         self.verdict = Verdict(True)
         self.failure = Refusal.CONNECT_FAILED
+        self.detected = False
+        self.sni = ""
 
     def lane(self, tried: Collection[str]) -> Lane | Refusal:
         """The way for the next request, away from the endpoints already `tried` if possible."""

@@ -65,7 +65,11 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`detect_timeout`: seconds that a connection whose protocol is to be found out may stay
+    silent."""
+
     idle_timeout: Timeout = 3600.0
+    detect_timeout: Annotated[float, kinds.DETECT] = 0.5
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):

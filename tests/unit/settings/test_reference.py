@@ -14,7 +14,16 @@ import pytest
 
 from fleetmesh import settings
 from fleetmesh.settings import checks
-from fleetmesh.settings.kinds import CONFIRM, DEADLINE, DRAIN, TIMEOUT, Hidden, Kind, go_duration
+from fleetmesh.settings.kinds import (
+    CONFIRM,
+    DEADLINE,
+    DETECT,
+    DRAIN,
+    TIMEOUT,
+    Hidden,
+    Kind,
+    go_duration,
+)
 
 REFERENCE = (Path(__file__).parents[3] / "docs/settings.md").read_text()
 STRUCTS = (
@@ -26,7 +35,7 @@ STRUCTS = (
     settings.TcpSettings,
     settings.ServiceSettings,
 )
-DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE)
+DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT)
 
 
 def written(hint: Any) -> str:

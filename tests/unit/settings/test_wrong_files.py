@@ -299,7 +299,7 @@ SERVICE = [
     service(
         "a protocol that is not understood",
         "protocol: grpc",
-        '3: protocol: must be one of tcp, http, not "grpc"',
+        '3: protocol: must be one of tcp, http, auto, not "grpc"',
     ),
     service(
         "a misspelt mode",
