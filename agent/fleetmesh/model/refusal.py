@@ -13,6 +13,7 @@ class Refusal(enum.Enum):
     CONNECT_METHOD = ("connect_method", 405, "CONNECT is not relayed")
     HEAD_TIMEOUT = ("head_timeout", 408, "the request head did not arrive in time")
     BODY_TIMEOUT = ("body_timeout", 408, "the request body stopped arriving")
+    BODY_TOO_LARGE = ("body_too_large", 413, "the request body is too large")
     TARGET_TOO_LONG = ("target_too_long", 414, "the request target is too long")
     HEAD_TOO_LARGE = ("head_too_large", 431, "the request head is too large")
     DENIED = ("denied", 403, "an intention denies this call")

@@ -72,7 +72,7 @@ class Exchange(Downstream):
             else:
                 # The exchange ended meanwhile; the connection will serve another. Not where the
                 # peer waits for its first byte to find out what it speaks: silence means tcp.
-                if self.site.detected:
+                if self.site.detected and outcome.usable:
                     outcome.abandon()
                 else:
                     outcome.shelve()

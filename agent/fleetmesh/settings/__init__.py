@@ -59,6 +59,7 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_head_bytes: Annotated[int, kinds.HEAD_BYTES] = 60 * 1024
     max_headers: Annotated[int, kinds.HEADERS] = 100
     max_target_bytes: Annotated[int, kinds.TARGET_BYTES] = 16 * 1024
+    max_body_bytes: Annotated[int, kinds.BODY_BYTES] = 0
     head_timeout: Timeout = 10.0
     idle_timeout: Timeout = 300.0
     request_timeout: Annotated[float, kinds.DEADLINE] = 15.0
