@@ -37,6 +37,7 @@ from fleetmesh.edge.systemd import setup_logging
 from fleetmesh.edge.tls import IdentityError, client_context, server_context
 from fleetmesh.model.report import Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
+from fleetmesh.proxy.keepalive import keep_alive
 from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
 from fleetmesh.settings import WorkerSettings
@@ -187,6 +188,7 @@ class Worker:
             if sock is None:
                 problems.append(f"{listener.name}: no socket came for it")
                 continue
+            keep_alive(sock, self._plane.tcp.keepalive)
             self._servers[listener] = await loop.create_server(
                 _Factory(self._plane, listener), sock=sock.dup(), backlog=BACKLOG
             )

@@ -10,6 +10,7 @@ import msgspec
 
 from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.keepalive import keep_alive_dialled
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.stream import TlsStream
@@ -98,7 +99,10 @@ async def _open(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure
     try:
         async with asyncio.timeout(lane.connect_timeout):
             if not lane.expected:
-                await plane.loop.create_connection(lambda: protocol, lane.address, lane.port)
+                transport, _ = await plane.loop.create_connection(
+                    lambda: protocol, lane.address, lane.port
+                )
+                keep_alive_dialled(transport, plane.tcp.keepalive)
                 return None
             return await _open_tls(plane, lane, protocol)
     except TimeoutError:
@@ -125,7 +129,8 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Fai
         session=session[1] if session is not None else None,
     )
     try:
-        await plane.loop.create_connection(lambda: stream, lane.address, lane.port)
+        transport, _ = await plane.loop.create_connection(lambda: stream, lane.address, lane.port)
+        keep_alive_dialled(transport, plane.tcp.keepalive)
         await ready
     except BaseException:
         if stream.transport is not None:

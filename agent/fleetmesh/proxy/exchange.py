@@ -191,6 +191,7 @@ class Exchange(Downstream):
             upstream.hold()
         idle_timeout = self.plane.http.idle_timeout
         relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
+        relay.began = self.began
         relay.join(self.transport, upstream.transport)
         self.transport.write(head + rest)
         if early:

@@ -4,6 +4,7 @@ whatever passes through."""
 from __future__ import annotations
 
 import asyncio
+import time
 
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
@@ -62,11 +63,13 @@ class End(asyncio.Protocol):
 
 class Relay:
     """Two joined connections, the caller's and the destination's, until both directions have ended
-    or neither has carried a byte for `idle_timeout` seconds."""
+    or neither has carried a byte for `idle_timeout` seconds. `began` (monotonic
+    seconds) is when the caller's connection was accepted."""
 
     __slots__ = (
         "_moved",
         "_over",
+        "began",
         "caller",
         "deadline",
         "destination",
@@ -89,6 +92,7 @@ class Relay:
         self.caller.join(self.destination)
         self.idle_timeout = idle_timeout
         self.deadline = plane.now + idle_timeout
+        self.began = time.monotonic()
         self._moved = 0
         self._over = False
 
@@ -109,7 +113,7 @@ class Relay:
         self._over = True
         self.series.sent += self.caller.received
         self.series.received += self.destination.received
-        self.series.end()
+        self.series.end(time.monotonic() - self.began)
         self.plane.connections.discard(self)
 
     def expire(self, now: float) -> None:

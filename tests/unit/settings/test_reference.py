@@ -19,6 +19,7 @@ from fleetmesh.settings.kinds import (
     DEADLINE,
     DETECT,
     DRAIN,
+    KEEPALIVE,
     TIMEOUT,
     Hidden,
     Kind,
@@ -35,7 +36,7 @@ STRUCTS = (
     settings.TcpSettings,
     settings.ServiceSettings,
 )
-DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT)
+DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE)
 
 
 def written(hint: Any) -> str:
