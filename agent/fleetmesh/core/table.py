@@ -10,13 +10,9 @@ from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.pool import Pool
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Upstream
+from fleetmesh.settings import UpstreamSettings
 
-# Peers' sidecars keep idle connections for minutes; of an application nothing is known but that
-# five seconds is the shortest keep-alive time in wide use (Node's).
-PEER_IDLE_SECONDS = 60.0
-APPLICATION_IDLE_SECONDS = 4.0
-MAX_AGE = 3600.0
-MAX_IDLE = 1024
+_DEFAULTS = UpstreamSettings()
 
 
 class Lane:
@@ -24,7 +20,8 @@ class Lane:
 
     `source` is the local service whose certificate is shown, `expected` the SPIFFE ID that the
     endpoint must prove; both are empty for an application on this host, which is reached in the
-    clear. `session` is for the TLS layer to keep what it resumes from.
+    clear. `session` is for the TLS layer to keep what it resumes from; `warmed` says that its
+    first connections are opened, or tried to be, without waiting for a request.
     """
 
     __slots__ = (
@@ -37,6 +34,7 @@ class Lane:
         "session",
         "sni",
         "source",
+        "warmed",
     )
 
     def __init__(
@@ -49,6 +47,7 @@ class Lane:
         expected: str = "",
         sni: str = "",
         connect_timeout: float = 5.0,
+        keeping: UpstreamSettings = _DEFAULTS,
     ) -> None:
         self.endpoint_id = endpoint_id
         self.address = address
@@ -58,21 +57,40 @@ class Lane:
         self.sni = sni
         self.connect_timeout = connect_timeout
         self.session: Any = None
-        idle = PEER_IDLE_SECONDS if expected else APPLICATION_IDLE_SECONDS
-        self.pool: Pool[Any] = Pool(MAX_IDLE, idle, MAX_AGE)
+        self.warmed = False
+        self.pool: Pool[Any] = Pool(
+            keeping.max_idle,
+            keeping.idle_timeout if expected else keeping.application_idle_timeout,
+            keeping.max_age,
+            # One's own application has no other instance that could take what it must not.
+            keeping.max_connections if expected else 0,
+            keeping.max_requests if expected else 0,
+        )
+
+
+Caller = tuple[str, bool]
+"""A local service and whether it dials IPv6."""
 
 
 class Place:
     """An endpoint with what must outlive a snapshot: its lanes and their pools."""
 
-    __slots__ = ("_lanes", "connect_timeout", "endpoint", "expected", "sni")
+    __slots__ = ("_keeping", "_lanes", "connect_timeout", "endpoint", "expected", "sni")
 
-    def __init__(self, endpoint: Endpoint, expected: str, sni: str, connect_timeout: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        expected: str,
+        sni: str,
+        connect_timeout: float,
+        keeping: UpstreamSettings = _DEFAULTS,
+    ) -> None:
+        self._keeping = keeping
         self.endpoint = endpoint
         self.expected = expected
         self.sni = sni
         self.connect_timeout = connect_timeout
-        self._lanes: dict[tuple[str, bool], Lane] = {}
+        self._lanes: dict[Caller, Lane] = {}
 
     def lane(self, source: str, ipv6: bool) -> Lane:
         """`ipv6`: the caller dialled an IPv6 address, so the endpoint's is preferred."""
@@ -87,8 +105,18 @@ class Place:
                 expected=self.expected,
                 sni=self.sni,
                 connect_timeout=self.connect_timeout,
+                keeping=self._keeping,
             )
         return lane
+
+    def callers(self) -> Collection[Caller]:
+        """Whose lanes there are."""
+        return self._lanes.keys()
+
+    def cool(self) -> None:
+        """It gets no traffic for now: when it does again, it is as good as new."""
+        for lane in self._lanes.values():
+            lane.warmed = False
 
     def lanes(self) -> Collection[Lane]:
         return self._lanes.values()
@@ -100,11 +128,21 @@ class Place:
 
 
 class Route:
-    """An upstream with its eligible endpoints and the picker that goes around among them."""
+    """An upstream with its eligible endpoints and the picker that goes around among them.
 
-    __slots__ = ("_picker", "places", "upstream")
+    `called_by` are those that called it in earlier tables.
+    """
 
-    def __init__(self, upstream: Upstream, places: list[Place], offset: int) -> None:
+    __slots__ = ("_called_by", "_picker", "places", "upstream")
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        places: list[Place],
+        offset: int,
+        called_by: frozenset[Caller] = frozenset(),
+    ) -> None:
+        self._called_by = called_by
         self.upstream = upstream
         self.places = places
         weights = [place.endpoint.weight for place in places]
@@ -120,6 +158,10 @@ class Route:
             return place
         others = (other for other in self.places if other.endpoint.id not in tried)
         return next(others, place)
+
+    def callers(self) -> frozenset[Caller]:
+        """Who has called it so far."""
+        return self._called_by.union(*(place.callers() for place in self.places))
 
 
 class LocalEntry:
@@ -167,10 +209,16 @@ class Table:
         return lanes
 
 
-def link(snapshot: Snapshot, generation: int, previous: Table | None, offset: int) -> Table:
+def link(
+    snapshot: Snapshot,
+    generation: int,
+    previous: Table | None,
+    offset: int,
+    keeping: UpstreamSettings = _DEFAULTS,
+) -> Table:
     """A table of `snapshot`. What did not change keeps its places, lanes and pools.
 
-    `offset` is the worker's number, for pickers.
+    `offset` is the worker's number, for pickers; `keeping` is for new pools.
     """
     table = Table(snapshot, generation)
     for service in snapshot.services:
@@ -181,7 +229,7 @@ def link(snapshot: Snapshot, generation: int, previous: Table | None, offset: in
             service.address,
             service.port,
         ):
-            application = Lane(service.id, service.address, service.port)
+            application = Lane(service.id, service.address, service.port, keeping=keeping)
         entry = LocalEntry(service, snapshot.default_allow, application)
         table.services[service.name] = entry
         table.by_port[service.port] = entry
@@ -202,12 +250,15 @@ def link(snapshot: Snapshot, generation: int, previous: Table | None, offset: in
             )
             place = previous.places.get(key) if previous is not None else None
             if place is None:
-                place = Place(endpoint, expected, target.sni, target.connect_timeout)
+                place = Place(endpoint, expected, target.sni, target.connect_timeout, keeping)
             place.endpoint = endpoint
             table.places[key] = place
             if endpoint.health is not Health.CRITICAL and endpoint.weight > 0:
                 places.append(place)
-        route = Route(upstream, places, offset)
+            else:
+                place.cool()
+        before = previous.routes.get(upstream.service) if previous is not None else None
+        route = Route(upstream, places, offset, before.callers() if before else frozenset())
         table.routes[upstream.service] = route
         for destination in upstream.destinations:
             table.by_destination[destination] = route

@@ -24,6 +24,7 @@ class Refusal(enum.Enum):
     NO_IDENTITY = ("no_identity", 503, "the service has no valid certificate yet")
     NO_ENDPOINT = ("no_endpoint", 503, "no healthy endpoint")
     CONNECT_FAILED = ("connect_failed", 503, "the endpoint could not be reached")
+    OVERFLOW = ("overflow", 503, "the endpoint has all the requests or connections it may have")
     WRONG_PEER = ("wrong_peer", 503, "the endpoint proved another identity than expected")
     UPSTREAM_RESET = ("upstream_reset", 503, "the endpoint closed before it answered")
     UPSTREAM_MALFORMED = ("upstream_malformed", 502, "the answer is not valid HTTP")

@@ -104,6 +104,7 @@ def _local(
         spiffe_id=identity,
         intentions=for_destination(service.name, intentions),
         leaf=_leaf(answer) if answer else _kept_leaf(identity, previous),
+        upstreams=service.upstreams,
     )
 
 

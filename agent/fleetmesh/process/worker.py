@@ -40,6 +40,7 @@ from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
 from fleetmesh.proxy.keepalive import keep_alive
 from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
+from fleetmesh.proxy.warm import warm
 from fleetmesh.settings import WorkerSettings
 
 _log = logging.getLogger("fleetmesh.process.worker")  # run as __main__
@@ -92,6 +93,7 @@ class Worker:
             settings.tcp,
             link(_EMPTY, 0, None, number),
         )
+        self._upstream = settings.upstream
         self._sockets: dict[str, socket.socket] = {}
         self._servers: dict[Listener, asyncio.Server] = {}
         self._leaves: dict[str, tuple[tuple[str, ...], Leaf]] = {}
@@ -135,7 +137,9 @@ class Worker:
         plane = self._plane
         problems: list[str] = []
         identities = self._identities(snapshot, problems)
-        plane.publish(link(snapshot, message.generation, plane.table, self._number), identities)
+        table = link(snapshot, message.generation, plane.table, self._number, self._upstream)
+        plane.publish(table, identities)
+        warm(plane, self._upstream.warm_connections)
         return problems
 
     def _identities(self, snapshot: Snapshot, problems: list[str]) -> dict[str, Identity]:

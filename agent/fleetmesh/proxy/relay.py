@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
+from fleetmesh.core.pool import Pool
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import Series
@@ -64,7 +66,8 @@ class End(asyncio.Protocol):
 class Relay:
     """Two joined connections, the caller's and the destination's, until both directions have ended
     or neither has carried a byte for `idle_timeout` seconds. `began` (monotonic
-    seconds) is when the caller's connection was accepted."""
+    seconds) is when the caller's connection was accepted, `pool` the one
+    that counts the destination's."""
 
     __slots__ = (
         "_moved",
@@ -76,6 +79,7 @@ class Relay:
         "idle_timeout",
         "peer",
         "plane",
+        "pool",
         "series",
         "site",
     )
@@ -93,6 +97,7 @@ class Relay:
         self.idle_timeout = idle_timeout
         self.deadline = plane.now + idle_timeout
         self.began = time.monotonic()
+        self.pool: Pool[Any] | None = None
         self._moved = 0
         self._over = False
 
@@ -115,6 +120,8 @@ class Relay:
         self.series.received += self.destination.received
         self.series.end(time.monotonic() - self.began)
         self.plane.connections.discard(self)
+        if self.pool is not None:
+            self.pool.lost()
 
     def expire(self, now: float) -> None:
         """Idle for the whole time, or alive after all: asking now spares every read a clock."""

@@ -37,18 +37,26 @@ class TcpArrival(asyncio.Protocol):
             plane.refused(site, lane, self.peer)
             transport.abort()
             return
+        if lane.pool.full(lane.pool.max_connections):
+            plane.refused(site, Refusal.OVERFLOW, self.peer, f"{lane.address}:{lane.port}")
+            transport.abort()
+            return
         series = plane.telemetry.series(site.direction, site.source, site.destination, site.kind)
         series.begin()
         self._relay = Relay(plane, site, series, self.peer, plane.tcp.idle_timeout)
         self._relay.caller.connection_made(transport)
         plane.connections.add(self)
         transport.pause_reading()
+        lane.pool.opening += 1
         plane.spawn(self._dial(lane, self._relay))
 
     async def _dial(self, lane: Lane, relay: Relay) -> None:
-        plane = self.plane
-        lane, outcome = await dial(plane, self.site, lane, lambda _lane: relay.destination)
-        plane.connections.discard(self)
+        plane, pool = self.plane, lane.pool
+        try:
+            lane, outcome = await dial(plane, self.site, lane, lambda _lane: relay.destination)
+        finally:
+            pool.opening -= 1
+            plane.connections.discard(self)
         if isinstance(outcome, Failure):
             if not self.transport.is_closing():
                 refusal = outcome.refusal or self.site.failure
@@ -61,6 +69,8 @@ class TcpArrival(asyncio.Protocol):
             outcome.transport.abort()
             relay.over()
             return
+        relay.pool = lane.pool
+        relay.pool.lend()
         relay.join(self.transport, outcome.transport)
         for data in self._early:
             relay.caller.data_received(data)

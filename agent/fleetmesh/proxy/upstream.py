@@ -224,7 +224,6 @@ class Upstream(ResponseHead, asyncio.Protocol):
                 return b""
             self._exchange = None
             self.phase = GONE
-            self.lane.pool.lost()
             self.release()
             exchange.tunnel(self, self.rebuild(True, True, False), rest)
             return b""

@@ -34,6 +34,7 @@ STRUCTS = (
     settings.Ports,
     settings.HttpSettings,
     settings.TcpSettings,
+    settings.UpstreamSettings,
     settings.ServiceSettings,
 )
 DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE)
