@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 from types import TracebackType
@@ -27,6 +26,7 @@ from fleetmesh.model.identity import Action, Intention
 from fleetmesh.model.report import Report
 from fleetmesh.model.snapshot import Leaf, LocalService, Mode, Snapshot, encode
 from fleetmesh.model.traffic import Endpoint, Protocol, Target, Upstream
+from fleetmesh.process.workers import environment
 from fleetmesh.settings import WorkerSettings
 
 
@@ -146,7 +146,7 @@ class WorkerProcess:
             "--settings",
             msgspec.json.encode(self._settings).decode(),
             pass_fds=[theirs.fileno()],
-            env={key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"},
+            env=environment(),
         )
         theirs.close()
         self.channel = Channel(ours, ToController)

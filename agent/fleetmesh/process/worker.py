@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import uvloop
@@ -56,6 +57,11 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
+# malloc.h
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
+
 class PrivilegeError(Exception):
     """The kernel did not let the worker give up what it must not have."""
 
@@ -79,6 +85,16 @@ def drop_privileges() -> None:
         raise PrivilegeError(f"the kernel refused to drop: {', '.join(refused)}")
     if os.getppid() != parent:
         raise PrivilegeError("the controller ended meanwhile")
+
+
+def keep_freed_memory() -> None:
+    """Bulk traffic frees and allocates quarter-megabyte buffers in turns. By default glibc hands
+    such blocks back to the kernel each time, and the page faults of getting them again were half of
+    the CPU time of a TCP stream (2.4 against 1.25 CPU-seconds per GB, both hops)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 8 << 20)
 
 
 class Worker:
@@ -262,7 +278,7 @@ class _Factory:
         self._plane = plane
         self._listener = listener
 
-    def __call__(self) -> asyncio.Protocol:
+    def __call__(self) -> Any:
         listener = self._listener
         match listener.kind:
             case ListenerKind.OUTBOUND:
@@ -306,6 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A terminal's Ctrl-C reaches the whole group; when to go is the controller's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     drop_privileges()
+    keep_freed_memory()
     setup_logging(settings.log_level)
     return uvloop.run(_serve(options.channel, options.worker, settings))
 

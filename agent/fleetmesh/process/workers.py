@@ -8,9 +8,11 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
+from fleetmesh.edge import tls
 from fleetmesh.edge.ipc import (
     MAX_FDS,
     Applied,
@@ -39,6 +41,13 @@ KILL_GRACE = 2.0
 """Seconds beyond its drain time until a worker that has not exited is killed."""
 NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 """Only the controller speaks to the service manager."""
+OPENSSL_CONF = Path(tls.__file__).with_name("openssl.cnf")
+
+
+def environment() -> dict[str, str]:
+    """What a worker is started with."""
+    inherited = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
+    return {"OPENSSL_CONF": str(OPENSSL_CONF), **inherited}
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -86,7 +95,7 @@ class Worker:
                 "--settings",
                 msgspec.json.encode(settings).decode(),
                 pass_fds=(theirs.fileno(),),
-                env={k: v for k, v in os.environ.items() if k not in NOT_INHERITED},
+                env=environment(),
             )
         return cls(number, process, Channel(ours, ToController), tasks)
 

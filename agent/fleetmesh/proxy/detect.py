@@ -9,20 +9,19 @@ from fleetmesh.core.detect import SERVER_FIRST_PORTS, Detected, Kind, detect, se
 from fleetmesh.model.report import Direction
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import peer_name
+from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
 from fleetmesh.proxy.exchange import Exchange
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.tcp import TcpArrival
 
 
-def hand_over(transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+def hand_over(transport: Conduit, protocol: Receiver) -> None:
     transport.set_protocol(protocol)
     protocol.connection_made(transport)
 
 
-def serve(
-    plane: Plane, transport: asyncio.Transport, site: Site, protocol: Protocol, port: int
-) -> None:
+def serve(plane: Plane, transport: Conduit, site: Site, protocol: Protocol, port: int) -> None:
     """Let a connection of `site` be served as `protocol`. `port` is where the application
     listens: on some the server speaks first, and nothing would come to find it out from."""
     if protocol is Protocol.HTTP:
@@ -33,7 +32,7 @@ def serve(
         hand_over(transport, TcpArrival(plane, site))
 
 
-class Detecting(asyncio.Protocol):
+class Detecting(Quiet):
     """Reads until the protocol is known, or for `tcp.detect_timeout`; what was read goes to the
     protocol that takes over, once."""
 
@@ -46,9 +45,9 @@ class Detecting(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         # The sweep is too coarse: every connection of a server that speaks first waits this out.
         self.deadline = float("inf")
-        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self._transport: Conduit = None  # type: ignore[assignment]  # until connection_made
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         self._transport = transport
         self._timer = plane.loop.call_later(plane.tcp.detect_timeout, self._silent)
@@ -60,7 +59,7 @@ class Detecting(asyncio.Protocol):
         if found is not None:
             self._take_over(found)
 
-    def eof_received(self) -> bool | None:
+    def eof_received(self) -> bool:
         """A client that only listens is served, too."""
         return self._settle().eof_received()
 
@@ -71,10 +70,10 @@ class Detecting(asyncio.Protocol):
         if not self._transport.is_closing():
             self._settle()
 
-    def _settle(self) -> asyncio.Protocol:
+    def _settle(self) -> Receiver:
         return self._take_over(settle(bytes(self._data)))
 
-    def _take_over(self, found: Detected) -> asyncio.Protocol:
+    def _take_over(self, found: Detected) -> Receiver:
         plane, site, transport = self._plane, self._site, self._transport
         self._leave()
         site.detected = True
@@ -83,7 +82,7 @@ class Detecting(asyncio.Protocol):
             site.kind = found.kind.value
         plane.detected(site, peer_name(transport))
         http = found.kind is Kind.HTTP
-        successor = Exchange(plane, site) if http else TcpArrival(plane, site)
+        successor: Receiver = Exchange(plane, site) if http else TcpArrival(plane, site)
         hand_over(transport, successor)
         if self._data:
             successor.data_received(bytes(self._data))

@@ -10,6 +10,7 @@ import msgspec
 
 from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.conduit import Receiver
 from fleetmesh.proxy.keepalive import keep_alive_dialled
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
@@ -17,7 +18,7 @@ from fleetmesh.proxy.stream import TlsStream
 
 MAX_ATTEMPTS = 3
 
-P = TypeVar("P", bound=asyncio.Protocol)
+P = TypeVar("P", bound=Receiver)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -34,9 +35,7 @@ class _Ready:
 
     __slots__ = ("_done", "_expected", "_protocol")
 
-    def __init__(
-        self, protocol: asyncio.Protocol, expected: str, done: asyncio.Future[None]
-    ) -> None:
+    def __init__(self, protocol: Receiver, expected: str, done: asyncio.Future[None]) -> None:
         self._protocol = protocol
         self._expected = expected
         self._done = done
@@ -94,13 +93,13 @@ async def dial(
         tried.append(lane.endpoint_id)
 
 
-async def _open(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure | None:
+async def _open(plane: Plane, lane: Lane, protocol: Receiver) -> Failure | None:
     """None when `protocol` has its transport."""
     try:
         async with asyncio.timeout(lane.connect_timeout):
             if not lane.expected:
                 transport, _ = await plane.loop.create_connection(
-                    lambda: protocol, lane.address, lane.port
+                    _made(protocol), lane.address, lane.port
                 )
                 keep_alive_dialled(transport, plane.tcp.keepalive)
                 return None
@@ -113,7 +112,7 @@ async def _open(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure
         return Failure(None, str(error), dropped=not isinstance(error, ConnectionRefusedError))
 
 
-async def _open_tls(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure | None:
+async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver) -> Failure | None:
     identity = plane.identities.get(lane.source)
     if identity is None:
         return Failure(Refusal.NO_IDENTITY, "")
@@ -127,9 +126,10 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Fai
         server_side=False,
         server_hostname=lane.sni or None,
         session=session[1] if session is not None else None,
+        keeper=lane,
     )
     try:
-        transport, _ = await plane.loop.create_connection(lambda: stream, lane.address, lane.port)
+        transport, _ = await plane.loop.create_connection(_made(stream), lane.address, lane.port)
         keep_alive_dialled(transport, plane.tcp.keepalive)
         await ready
     except BaseException:
@@ -137,3 +137,8 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Fai
             stream.transport.abort()
         raise
     return None
+
+
+def _made(receiver: Any) -> Callable[[], Any]:
+    """A factory of what is there already, as asyncio wants one."""
+    return lambda: receiver

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.address import peer_name
 from fleetmesh.proxy.answer import FATAL, answer
+from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import GRACE, LINGER, Plane
 from fleetmesh.proxy.reader import CHUNKED, GONE, HEAD, IDLE, LEAVING, LENGTH, WAIT, RequestReader
 from fleetmesh.proxy.site import Site
@@ -48,7 +48,7 @@ class Downstream(RequestReader):
 
     # The transport's protocol.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
         self.peer = peer_name(transport)
         self.began = time.monotonic()

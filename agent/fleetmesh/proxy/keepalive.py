@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-from typing import Final
+from typing import Any, Final
 
 # Go's runtime and most proxies probe at a shorter interval than they wait before the first; a
 # peer that answers none of three in half a minute is gone.
@@ -22,7 +21,7 @@ def keep_alive(sock: socket.socket, idle: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES)
 
 
-def keep_alive_dialled(transport: asyncio.BaseTransport, idle: float) -> None:
+def keep_alive_dialled(transport: Any, idle: float) -> None:
     sock = transport.get_extra_info("socket")
     if idle > 0 and sock is not None:
         keep_alive(sock, idle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import ssl
 from typing import Any
@@ -14,6 +13,7 @@ from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import original_destination, peer_name
+from fleetmesh.proxy.conduit import Conduit, Quiet
 from fleetmesh.proxy.detect import hand_over, serve
 from fleetmesh.proxy.dial import peer_uri
 from fleetmesh.proxy.plane import HANDSHAKE_TIMEOUT, Plane
@@ -22,7 +22,7 @@ from fleetmesh.proxy.stream import TlsStream
 from fleetmesh.proxy.tcp import TcpArrival
 
 
-class OutboundArrival(asyncio.Protocol):
+class OutboundArrival(Quiet):
     """A connection of the local service `service`. `upstream` names where it goes when there is
     no capture to ask, as in a test or a bug report; else it is empty."""
 
@@ -33,7 +33,7 @@ class OutboundArrival(asyncio.Protocol):
         self._service = service
         self._upstream = upstream
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         if self._upstream:
             route = plane.table.routes.get(self._upstream)
@@ -64,7 +64,7 @@ class OutboundArrival(asyncio.Protocol):
             hand_over(transport, TcpArrival(plane, passing))
 
     def _to(
-        self, transport: asyncio.Transport, route: Route | None, host: str, ipv6: bool, port: int
+        self, transport: Conduit, route: Route | None, host: str, ipv6: bool, port: int
     ) -> None:
         """`port` is the one that the application listens on, 0 if nothing tells."""
         protocol = route.upstream.protocol if route is not None else Protocol.TCP
@@ -79,7 +79,7 @@ class OutboundArrival(asyncio.Protocol):
         serve(self._plane, transport, site, protocol, port)
 
 
-class InboundArrival(asyncio.Protocol):
+class InboundArrival(Quiet):
     """A connection to the sidecar port of the local service `service`."""
 
     __slots__ = ("_plane", "_service")
@@ -88,7 +88,7 @@ class InboundArrival(asyncio.Protocol):
         self._plane = plane
         self._service = service
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         identity = plane.identities.get(self._service)
         if identity is None:
@@ -132,12 +132,12 @@ class InboundArrival(asyncio.Protocol):
             site.added = _forwarded_client_cert(stream, entry.spiffe_id, uri)
         serve(plane, stream, site, protocol, entry.service.port)
 
-    def _refuse(self, transport: asyncio.BaseTransport, refusal: Refusal, detail: str) -> None:
+    def _refuse(self, transport: Conduit, refusal: Refusal, detail: str) -> None:
         site = Site(self._plane, Direction.INBOUND, "", self._service, "tcp")
         self._plane.refused(site, refusal, peer_name(transport), detail)
 
 
-class PlainArrival(asyncio.Protocol):
+class PlainArrival(Quiet):
     """A connection to an application's own port, redirected before it got there."""
 
     __slots__ = ("_plane",)
@@ -145,7 +145,7 @@ class PlainArrival(asyncio.Protocol):
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         destination = original_destination(transport)
         entry = plane.table.by_port.get(destination[1]) if destination is not None else None

@@ -6,7 +6,6 @@ that arrives while another is being answered waits as bytes, with reading paused
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Final
 
@@ -15,6 +14,7 @@ import httptools
 from fleetmesh.core.chunked import LAST_CHUNK, ChunkedDecoder, Part, encode
 from fleetmesh.core.request import RequestHead
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
 
 # The phases of a connection, by what its next byte is.
@@ -34,7 +34,7 @@ UPSTREAM_FULL: Final = 2
 DIALLING: Final = 4
 
 
-class RequestReader(RequestHead, asyncio.Protocol):
+class RequestReader(RequestHead):
     """`phase` says what is read next, `out` holds what is to go upstream: the body's bytes, framed
     anew. `persistent`: another request may follow on this connection; with `retiring`, none does.
     `started` is when the first byte of the request came (monotonic seconds).
@@ -76,7 +76,7 @@ class RequestReader(RequestHead, asyncio.Protocol):
         self._parser: httptools.HttpRequestParser | None = None
         self._paused = 0
         self._remaining = 0
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self.transport: Conduit = None  # type: ignore[assignment]  # until connection_made
 
     # What the subclasses do.
 

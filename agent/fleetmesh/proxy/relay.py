@@ -3,17 +3,17 @@ whatever passes through."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
 from fleetmesh.core.pool import Pool
+from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import Series
 
 
-class End(asyncio.Protocol):
+class End:
     """One side of a relay: what it receives, the other side sends."""
 
     __slots__ = ("_other", "_relay", "ended", "received", "transport")
@@ -23,13 +23,13 @@ class End(asyncio.Protocol):
         self._other: End = self
         self.ended = False
         self.received = 0
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self.transport: Conduit = None  # type: ignore[assignment]  # until connection_made
 
     def join(self, other: End) -> None:
         self._other = other
         other._other = self
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -101,7 +101,7 @@ class Relay:
         self._moved = 0
         self._over = False
 
-    def join(self, caller: asyncio.Transport, destination: asyncio.Transport) -> None:
+    def join(self, caller: Conduit, destination: Conduit) -> None:
         """Relay from now on between two transports that other protocols had so far."""
         for end, transport in ((self.caller, caller), (self.destination, destination)):
             end.transport = transport

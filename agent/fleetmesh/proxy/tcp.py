@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.address import peer_name
+from fleetmesh.proxy.conduit import Conduit, Quiet
 from fleetmesh.proxy.dial import Failure, dial
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
 
 
-class TcpArrival(asyncio.Protocol):
+class TcpArrival(Quiet):
     """Reads nothing until there is somewhere to put it; what TLS has decrypted already waits."""
 
     __slots__ = ("_early", "_ended", "_relay", "deadline", "peer", "plane", "site", "transport")
@@ -26,9 +25,9 @@ class TcpArrival(asyncio.Protocol):
         self._early: list[bytes] = []
         self._ended = False
         self._relay: Relay | None = None
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self.transport: Conduit = None  # type: ignore[assignment]  # until connection_made
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
         self.peer = peer_name(transport)
         plane, site = self.plane, self.site

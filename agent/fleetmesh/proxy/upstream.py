@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 import httptools
@@ -12,8 +11,8 @@ from fleetmesh.core.framing import Body
 from fleetmesh.core.response import ResponseHead
 from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
-from fleetmesh.proxy.stream import TlsStream
 
 if TYPE_CHECKING:
     from fleetmesh.proxy.exchange import Exchange
@@ -28,7 +27,7 @@ DONE: Final = 5  # unexpected: the answer is complete
 GONE: Final = 6
 
 
-class Upstream(ResponseHead, asyncio.Protocol):
+class Upstream(ResponseHead):
     """`reused` says whether the connection served before, `answering` whether a byte of the
     current answer has come."""
 
@@ -65,7 +64,7 @@ class Upstream(ResponseHead, asyncio.Protocol):
         self._held = False
         self._out: list[bytes] = []
         self._remaining = 0
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self.transport: Conduit = None  # type: ignore[assignment]  # until connection_made
 
     # What an exchange asks.
 
@@ -121,7 +120,7 @@ class Upstream(ResponseHead, asyncio.Protocol):
 
     # The transport's protocol.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -285,8 +284,6 @@ class Upstream(ResponseHead, asyncio.Protocol):
         self._exchange = None
         whole = exchange.answer_complete()
         self.release()
-        if not self.reused and isinstance(self.transport, TlsStream):
-            self.lane.session = (self.transport.tls.context, self.transport.tls.session)
         if reusable and whole and not self.transport.is_closing():
             self.phase = IDLE
             if not self.lane.pool.put(self, self.plane.now):

@@ -1,4 +1,5 @@
-"""fleetmesh: `fleetmesh dataplane`, one process group as caller and one as callee."""
+"""fleetmesh: `fleetmesh dataplane` as a release has it, one process group as caller and one as
+callee."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Any
 from tests.bench.running import free_ports, running, wait_for
 from tests.bench.site import CALLER, SERVICES, SOURCES, Site
 from tests.support.ca import TRUST_DOMAIN
+from tests.support.compiled import compiled
 
 
 @contextmanager
@@ -48,7 +50,8 @@ def start(site: Site) -> Iterator[tuple[dict[str, int], list[int]]]:
 
 def _running(directory: Path, side: str, file: Path) -> Any:
     program = str(Path(sys.executable).with_name("fleetmesh"))
-    command = [program, "dataplane", "--snapshot", str(file), "--workers", "1"]
+    command = ["env", f"PYTHONPATH={compiled()}", program]
+    command += ["dataplane", "--snapshot", str(file), "--workers", "1"]
     return running(f"fleetmesh-{side}", command, directory)
 
 

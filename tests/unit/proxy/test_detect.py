@@ -207,8 +207,7 @@ class Accepted(asyncio.Transport):
         return default
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
-        self.protocol = protocol
+        self.protocol: Any = protocol
 
     def is_closing(self) -> bool:
         return False
@@ -232,7 +231,7 @@ class Accepted(asyncio.Transport):
     ],
 )
 async def test_what_is_declared_or_well_known_is_not_waited_for(
-    protocol: Protocol, port: int, taker: type[asyncio.Protocol]
+    protocol: Protocol, port: int, taker: type
 ) -> None:
     plane, site = place()
     transport = Accepted()
