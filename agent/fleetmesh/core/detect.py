@@ -81,9 +81,13 @@ def _is_request(data: bytes) -> bool | None:
     The token may be any: a method that nobody knows is for the parser to refuse. The target
     tells HTTP from the many protocols whose lines begin with a word.
     """
-    line = data[: MAX_BLANK + 1].lstrip(b"\r\n") + data[MAX_BLANK + 1 :]
+    start = data[: MAX_BLANK + 1]
+    blank = len(start) - len(start.lstrip(b"\r\n"))
+    if blank > MAX_BLANK:
+        return False
+    line = data[blank:]
     if not line:
-        return None if len(data) <= MAX_BLANK else False
+        return None
     method, space, target = line[: MAX_METHOD + 1 + len(_SCHEMES[1])].partition(b" ")
     if len(method) > MAX_METHOD or _TOKEN.fullmatch(method) is None:
         return False

@@ -169,7 +169,8 @@ class RequestReader(RequestHead):
             return True
         self._line = b""
         self._line_done = True
-        return line[end - 8 : end - 3] == b"HTTP/"
+        # Not line[end - 8 : end - 3]: compiled, a slice that ends before it begins is an error.
+        return line[:end][-8:-3] == b"HTTP/"
 
     def _settle_head(self, parser: httptools.HttpRequestParser) -> None:
         plane = self.plane
