@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import msgspec
 from tests.support.ca import Authority
 from tests.support.worker import (
     WorkerProcess,
@@ -63,9 +64,14 @@ async def mesh(
     application: Handler,
     *,
     protocol: Protocol = Protocol.HTTP,
+    called_as: Protocol | None = None,
     settings: WorkerSettings | None = None,
+    declared: bool = False,
+    identity: str = "",
 ) -> AsyncIterator[Mesh]:
-    """`application` handles the connections to api."""
+    """`application` handles the connections to api, whose protocol is `protocol`, also for its
+    callers unless they know it as another: `called_as`. web may be `declared` to call api, and
+    expect it to prove another service's `identity`."""
     authority = Authority()
     leaves = {name: authority.leaf(name) for name in ("web", "api")}
     server = await asyncio.start_server(application, "127.0.0.1", 0)
@@ -76,12 +82,14 @@ async def mesh(
         return snapshot(
             authority,
             (
-                local_service("web", 1, leaves["web"]),
+                msgspec.structs.replace(
+                    local_service("web", 1, leaves["web"]), upstreams=("api",) if declared else ()
+                ),
                 local_service(
                     "api", app_port, leaves["api"], protocol=protocol, intentions=intentions
                 ),
             ),
-            (upstream("api", port_of(side), protocol=protocol),),
+            (upstream("api", port_of(side), protocol=called_as or protocol, identity=identity),),
         )
 
     async with WorkerProcess(0, settings) as caller, WorkerProcess(1, settings) as callee:

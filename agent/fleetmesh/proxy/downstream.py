@@ -31,6 +31,7 @@ class Downstream(RequestReader):
     __slots__ = (
         "_ended",
         "_left",
+        "began",
         "peer",
         "series",
         "site",
@@ -44,6 +45,7 @@ class Downstream(RequestReader):
         self.series = plane.telemetry.series(
             site.direction, site.source, site.destination, site.kind
         )
+        self.began = 0.0
         self.peer = ""
         self.status = 0
         self.write_paused = False
@@ -59,6 +61,7 @@ class Downstream(RequestReader):
     def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
         self.peer = peer_name(transport)
+        self.began = time.monotonic()
         self.series.begin()
         self.plane.connections.add(self)
 
@@ -76,7 +79,7 @@ class Downstream(RequestReader):
             self._gave_up()
         self.phase = GONE
         self._abandon()
-        self.series.end()
+        self.series.end(time.monotonic() - self.began)
         self.plane.connections.discard(self)
 
     def pause_writing(self) -> None:

@@ -47,11 +47,15 @@ class Exchange(Downstream):
         if isinstance(lane, Refusal):
             self.refuse(lane)
             return
+        pool = lane.pool
+        if pool.max_requests and pool.full(pool.max_requests):
+            self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
+            return
         self.out.append(self.rebuild(site.default_host, site.added))
         self._kept = []
         self._kept_bytes = 0
         self._replayed = False
-        upstream = lane.pool.take(self.plane.now)
+        upstream = pool.take(self.plane.now)
         if upstream is None:
             self._dial(lane)
         else:
@@ -60,18 +64,26 @@ class Exchange(Downstream):
 
     def _dial(self, lane: Lane) -> None:
         self._ticket += 1
+        lane.pool.opening += 1
         self.plane.spawn(self._connect(lane, self._ticket))
 
     async def _connect(self, lane: Lane, ticket: int) -> None:
-        plane = self.plane
-        lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
+        plane, pool = self.plane, lane.pool
+        try:
+            lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
+        finally:
+            pool.opening -= 1
         if isinstance(outcome, Upstream):
             lane.pool.lend()
             if ticket == self._ticket and outcome.usable:
                 self._attach(outcome)
             else:
-                # The exchange ended meanwhile; the connection will serve another.
-                outcome.shelve()
+                # The exchange ended meanwhile; the connection will serve another. Not where the
+                # peer waits for its first byte to find out what it speaks: silence means tcp.
+                if self.site.detected and outcome.usable:
+                    outcome.abandon()
+                else:
+                    outcome.shelve()
                 if ticket == self._ticket:
                     self.refuse(Refusal.UPSTREAM_RESET, "closed at once")
         elif ticket == self._ticket:
@@ -187,6 +199,8 @@ class Exchange(Downstream):
             upstream.hold()
         idle_timeout = self.plane.http.idle_timeout
         relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
+        relay.began = self.began
+        relay.pool = upstream.lane.pool
         relay.join(self.transport, upstream.transport)
         self.transport.write(head + rest)
         if early:

@@ -127,6 +127,8 @@ class Plane:
         }
         if refusal is Refusal.DENIED:
             fields["intention"] = str(site.verdict)
+        if site.sni:
+            fields["sni"] = site.sni
         if detail:
             fields["detail"] = detail
         if seen == LOG_BURST:
@@ -152,6 +154,28 @@ class Plane:
                 "plain connection from %s to %s admitted",
                 peer,
                 site.destination,
+                extra={"fields": fields},
+            )
+
+    def detected(self, site: Site, peer: str) -> None:
+        """Log what was found out of a connection: its kind, and the name that TLS asks for."""
+        if _log.isEnabledFor(logging.DEBUG):
+            fields = {
+                "event": "detected",
+                "direction": site.direction.value,
+                "source": site.source,
+                "destination": site.destination,
+                "kind": site.kind,
+                "peer": peer,
+            }
+            if site.sni:
+                fields["sni"] = site.sni
+            _log.debug(
+                "%s => %s speaks %s%s",
+                site.source or peer,
+                site.destination,
+                site.kind,
+                f" for {site.sni}" if site.sni else "",
                 extra={"fields": fields},
             )
 

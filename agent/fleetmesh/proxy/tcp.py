@@ -52,6 +52,10 @@ class TcpArrival(Quiet):
             plane.refused(site, lane, self.peer)
             transport.abort()
             return
+        if lane.pool.full(lane.pool.max_connections):
+            plane.refused(site, Refusal.OVERFLOW, self.peer, f"{lane.address}:{lane.port}")
+            transport.abort()
+            return
         series = plane.telemetry.series(site.direction, site.source, site.destination, site.kind)
         series.begin()
         self._relay = Relay(plane, site, series, self.peer, plane.tcp.idle_timeout)
@@ -63,31 +67,42 @@ class TcpArrival(Quiet):
         if carrier is not None:
             self.deadline = plane.now + lane.connect_timeout
             self._carrier = carrier
+            lane.pool.opening += 1
             carrier.ask(self)
         else:
-            plane.spawn(self._dial(lane, self._relay))
+            self._begin_dial(lane, self._relay)
 
     def carried(self, stream: Stream) -> None:
         """The peer has agreed on a connection that was there already."""
         self.plane.connections.discard(self)
         self._carrier = None
-        if self._relay is not None:
-            self._join(self._relay, stream)
+        if self._relay is not None and self._lane is not None:
+            self._lane.pool.opening -= 1
+            self._join(self._relay, self._lane, stream)
 
     def not_carried(self) -> None:
         self.deadline = float("inf")
         self._carrier = None
-        if self._relay is not None and self._lane is not None and not self.transport.is_closing():
-            self.plane.spawn(self._dial(self._lane, self._relay))
+        if self._relay is not None and self._lane is not None:
+            self._lane.pool.opening -= 1
+            if not self.transport.is_closing():
+                self._begin_dial(self._lane, self._relay)
+
+    def _begin_dial(self, lane: Lane, relay: Relay) -> None:
+        lane.pool.opening += 1
+        self.plane.spawn(self._dial(lane, relay))
 
     async def _dial(self, lane: Lane, relay: Relay) -> None:
-        plane = self.plane
+        plane, pool = self.plane, lane.pool
 
         def made(lane: Lane) -> DialledCarrier | End:
             return DialledCarrier(plane, lane) if lane.expected else relay.destination
 
-        lane, outcome = await dial(plane, self.site, lane, made, streams=True)
-        plane.connections.discard(self)
+        try:
+            lane, outcome = await dial(plane, self.site, lane, made, streams=True)
+        finally:
+            pool.opening -= 1
+            plane.connections.discard(self)
         if isinstance(outcome, Failure):
             if not self.transport.is_closing():
                 refusal = outcome.refusal or self.site.failure
@@ -100,15 +115,17 @@ class TcpArrival(Quiet):
         if isinstance(outcome, DialledCarrier):
             assert isinstance(destination, TlsStream)
             if destination.agreed == STREAMS:
-                self._join(relay, outcome.first())
+                self._join(relay, lane, outcome.first())
                 return
-        self._join(relay, destination)
+        self._join(relay, lane, destination)
 
-    def _join(self, relay: Relay, destination: Conduit) -> None:
+    def _join(self, relay: Relay, lane: Lane, destination: Conduit) -> None:
         if self.transport.is_closing():
             destination.abort()
             relay.over()
             return
+        relay.pool = lane.pool
+        relay.pool.lend()
         relay.join(self.transport, destination)
         for data in self._early:
             relay.caller.data_received(data)

@@ -30,6 +30,7 @@ class Series:
         "destination",
         "direction",
         "kind",
+        "lived",
         "opened",
         "received",
         "seconds",
@@ -45,6 +46,7 @@ class Series:
         self.kind = kind
         self.opened = 0
         self.active = 0
+        self.lived = 0.0
         self.sent = 0
         self.received = 0
         self.statuses: dict[int, int] = {}
@@ -55,8 +57,10 @@ class Series:
         self.opened += 1
         self.active += 1
 
-    def end(self) -> None:
+    def end(self, seconds: float) -> None:
+        """A connection that lasted so long is over."""
         self.active -= 1
+        self.lived += seconds
 
     def answered(self, status: int, seconds: float) -> None:
         """One exchange is over."""
@@ -95,7 +99,13 @@ class Telemetry:
             who = (series.direction, series.source, series.destination)
             connections.append(
                 ConnectionCount(
-                    *who, series.kind, series.opened, series.active, series.sent, series.received
+                    *who,
+                    series.kind,
+                    series.opened,
+                    series.active,
+                    series.sent,
+                    series.received,
+                    series.lived,
                 )
             )
             for status, count in series.statuses.items():

@@ -223,7 +223,6 @@ class Upstream(ResponseHead):
                 return b""
             self._exchange = None
             self.phase = GONE
-            self.lane.pool.lost()
             self.release()
             exchange.tunnel(self, self.rebuild(True, True, False), rest)
             return b""
