@@ -18,8 +18,8 @@ ROOT = BUILD / "root"
 VENV = BUILD / "venv"
 LIBRARIES = ROOT / "usr/lib/x86_64-linux-gnu"
 
-PACKAGES = ("wrk", "iperf3", "nginx", "libnginx-mod-stream", "haproxy")
-PROGRAMS = ("wrk", "iperf3", "nginx", "haproxy")
+PACKAGES = ("wrk", "iperf3", "nginx", "libnginx-mod-stream", "haproxy", "nghttp2-client")
+PROGRAMS = ("wrk", "iperf3", "nginx", "haproxy", "h2load")
 TIMEOUT = 600
 
 
@@ -68,6 +68,7 @@ def versions() -> dict[str, str]:
         "nginx": [path("nginx"), "-v"],
         "wrk": [path("wrk"), "-v"],
         "iperf3": [path("iperf3"), "--version"],
+        "h2load": [path("h2load"), "--version"],
     }
     return {name: _version(command) for name, command in commands.items()}
 

@@ -136,6 +136,22 @@ class RequestHead(Head):
                 self.upgrade = self._upgrade
         return True
 
+    def field(self, name: bytes) -> bytes | None:
+        """The value of `name` (lower case) as it is forwarded, lines joined by ", "; None when
+        there is no such field. For after `judge`."""
+        if name == b"host":
+            return self.host
+        if name == b"content-length":
+            return b"%d" % self.length if self.length >= 0 else None
+        size = len(name)
+        found: bytes | None = None
+        for line in self.lines:
+            # Most names differ in length already: looking for the colon there costs no call.
+            if line[size : size + 1] == b":" and line[:size].lower() == name:
+                value = line[size + 1 :].strip(b" \t\r\n")
+                found = value if found is None else found + b", " + value
+        return found
+
     def rebuild(self, default_host: bytes, added: bytes) -> bytes:
         """The head to send onwards. `added` are whole field lines of the mesh's own."""
         parts = [

@@ -19,8 +19,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import re2
 import uvloop
 
+from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import link
 from fleetmesh.edge.ipc import (
     Applied,
@@ -153,7 +155,11 @@ class Worker:
         plane = self._plane
         problems: list[str] = []
         identities = self._identities(snapshot, problems)
-        table = link(snapshot, message.generation, plane.table, self._number, self._upstream)
+        try:
+            table = link(snapshot, message.generation, plane.table, self._number, self._upstream)
+        except re2.error as error:  # a controller that checks its routes never sends one
+            await self._channel.send(Applied(message.generation, f"routes: {error}"))
+            return None
         plane.publish(table, identities)
         warm(plane, self._upstream.warm_connections)
         return problems
@@ -294,7 +300,8 @@ def _identity(snapshot: Snapshot, leaf: Leaf) -> Identity:
         leaf.serial,
         leaf.not_after,
         client_context(snapshot.roots, leaf),
-        server_context(snapshot.roots, leaf),
+        client_context(snapshot.roots, leaf, STREAMS),
+        server_context(snapshot.roots, leaf, STREAMS),
     )
 
 

@@ -69,10 +69,10 @@ def peer_uri(stream: TlsStream) -> str:
 
 
 async def dial(
-    plane: Plane, site: Site, lane: Lane, make: Callable[[Lane], P]
+    plane: Plane, site: Site, lane: Lane, make: Callable[[Lane], P], *, streams: bool = False
 ) -> tuple[Lane, P] | tuple[Lane, Failure]:
     """Connect what `make` makes along `lane`, or along another where that fails, three times at
-    most; the failure's `refusal` is settled.
+    most; the failure's `refusal` is settled. With `streams` peers are offered to carry several.
 
     An endpoint that failed is dialled again only if it accepted the connection before it
     dropped it, as a restarting agent does, and there is no other.
@@ -80,7 +80,7 @@ async def dial(
     tried = [lane.endpoint_id]
     while True:
         protocol = make(lane)
-        failure = await _open(plane, lane, protocol)
+        failure = await _open(plane, lane, protocol, streams)
         if failure is None:
             return lane, protocol
         settled = Failure(failure.refusal or site.failure, failure.detail)
@@ -93,7 +93,7 @@ async def dial(
         tried.append(lane.endpoint_id)
 
 
-async def _open(plane: Plane, lane: Lane, protocol: Receiver) -> Failure | None:
+async def _open(plane: Plane, lane: Lane, protocol: Receiver, streams: bool) -> Failure | None:
     """None when `protocol` has its transport."""
     try:
         async with asyncio.timeout(lane.connect_timeout):
@@ -103,20 +103,20 @@ async def _open(plane: Plane, lane: Lane, protocol: Receiver) -> Failure | None:
                 )
                 keep_alive_dialled(transport, plane.tcp.keepalive)
                 return None
-            return await _open_tls(plane, lane, protocol)
+            return await _open_tls(plane, lane, protocol, streams)
     except TimeoutError:
         return Failure(None, f"no connection within {lane.connect_timeout:g} s")
-    except WrongPeerError as error:
-        return Failure(Refusal.WRONG_PEER, str(error))
+    except WrongPeerError as wrong:  # compiled, a name has one type in a function
+        return Failure(Refusal.WRONG_PEER, str(wrong))
     except (OSError, ValueError) as error:  # ssl.SSLError is the one, a bad SNI the other
         return Failure(None, str(error), dropped=not isinstance(error, ConnectionRefusedError))
 
 
-async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver) -> Failure | None:
+async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver, streams: bool) -> Failure | None:
     identity = plane.identities.get(lane.source)
     if identity is None:
         return Failure(Refusal.NO_IDENTITY, "")
-    context = identity.client
+    context = identity.streams if streams else identity.client
     session = lane.session if lane.session is not None and lane.session[0] is context else None
     ready: asyncio.Future[None] = plane.loop.create_future()
     on_ready: Callable[[TlsStream, Exception | None], None] = _Ready(protocol, lane.expected, ready)

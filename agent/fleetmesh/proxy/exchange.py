@@ -43,7 +43,7 @@ class Exchange(Downstream):
         if site.refusal is not None:
             self.refuse(site.refusal)
             return
-        lane = site.lane(())
+        lane = site.lane((), self)
         if isinstance(lane, Refusal):
             self.refuse(lane)
             return

@@ -6,13 +6,15 @@ import hashlib
 import ssl
 from typing import Any
 
-from fleetmesh.core.table import Route
+from fleetmesh.core.frames import STREAMS
+from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import original_destination, peer_name
+from fleetmesh.proxy.carrier import AcceptedCarrier
 from fleetmesh.proxy.conduit import Conduit, Quiet
 from fleetmesh.proxy.detect import hand_over, serve
 from fleetmesh.proxy.dial import peer_uri
@@ -36,10 +38,10 @@ class OutboundArrival(Quiet):
     def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         if self._upstream:
-            route = plane.table.routes.get(self._upstream)
-            ports = {port for _, port in route.upstream.destinations} if route else set()
+            entry = plane.table.upstreams.get(self._upstream)
+            ports = {port for _, port in entry.upstream.destinations} if entry else set()
             port = ports.pop() if len(ports) == 1 else 0
-            self._to(transport, route, self._upstream, False, port)
+            self._to(transport, entry, self._upstream, False, port)
             return
         destination = original_destination(transport)
         if destination is None:
@@ -48,11 +50,11 @@ class OutboundArrival(Quiet):
             transport.abort()
             return
         address, port = destination
-        route = plane.table.by_destination.get(destination)
+        entry = plane.table.by_destination.get(destination)
         ipv6 = ":" in address
-        if route is not None:
+        if entry is not None:
             host = f"[{address}]:{port}" if ipv6 else f"{address}:{port}"
-            self._to(transport, route, host, ipv6, port)
+            self._to(transport, entry, host, ipv6, port)
         elif plane.table.snapshot.mesh_destinations_only:
             site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
             plane.refused(
@@ -64,14 +66,14 @@ class OutboundArrival(Quiet):
             hand_over(transport, TcpArrival(plane, passing))
 
     def _to(
-        self, transport: Conduit, route: Route | None, host: str, ipv6: bool, port: int
+        self, transport: Conduit, entry: UpstreamEntry | None, host: str, ipv6: bool, port: int
     ) -> None:
         """`port` is the one that the application listens on, 0 if nothing tells."""
-        protocol = route.upstream.protocol if route is not None else Protocol.TCP
+        protocol = entry.upstream.protocol if entry is not None else Protocol.TCP
         site = OutboundSite(
             self._plane,
             self._service,
-            route.upstream.service if route is not None else host,
+            entry.upstream.service if entry is not None else host,
             "http" if protocol is Protocol.HTTP else "tcp",
             host.encode(),
             ipv6,
@@ -112,29 +114,50 @@ class InboundArrival(Quiet):
             self._refuse(stream.transport, _tls_refusal(error), str(error))
 
     def _greet(self, stream: TlsStream) -> None:
-        """The chain is good: whose is it?"""
+        """The chain is good."""
+        if stream.agreed == STREAMS:
+            carrier = AcceptedCarrier(self._plane, _Accept(self, stream))
+            hand_over(stream, carrier)
+        else:
+            self.admit(stream, stream)
+
+    def admit(self, stream: TlsStream, conduit: Conduit) -> None:
+        """Whose is the certificate of `stream`, and what becomes of `conduit`, which it carries?"""
         plane = self._plane
         uri = peer_uri(stream)
         source = SpiffeId.parse(uri)
         entry = plane.table.services.get(self._service)
         if source is None or entry is None:
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"not a service: {uri or 'no URI'}")
-            stream.abort()
+            conduit.abort()
             return
         protocol = entry.service.protocol
         kind = "http" if protocol is Protocol.HTTP else "tcp"
         site = InboundSite(plane, source.service, self._service, kind, source.trust_domain)
         if site.refusal is Refusal.UNTRUSTED_PEER:
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"of another trust domain: {uri}")
-            stream.abort()
+            conduit.abort()
             return
         if protocol is not Protocol.TCP:
             site.added = _forwarded_client_cert(stream, entry.spiffe_id, uri)
-        serve(plane, stream, site, protocol, entry.service.port)
+        serve(plane, conduit, site, protocol, entry.service.port)
 
     def _refuse(self, transport: Conduit, refusal: Refusal, detail: str) -> None:
         site = Site(self._plane, Direction.INBOUND, "", self._service, "tcp")
         self._plane.refused(site, refusal, peer_name(transport), detail)
+
+
+class _Accept:
+    """Every stream that a connection carries is admitted by itself."""
+
+    __slots__ = ("_arrival", "_stream")
+
+    def __init__(self, arrival: InboundArrival, stream: TlsStream) -> None:
+        self._arrival = arrival
+        self._stream = stream
+
+    def __call__(self, conduit: Conduit) -> None:
+        self._arrival.admit(self._stream, conduit)
 
 
 class PlainArrival(Quiet):

@@ -27,11 +27,13 @@ LOG_BURST = 10  # lines about the same refusal in one second
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a local service shows and trusts. Times are seconds since the epoch."""
+    """What a local service shows and trusts. Times are seconds since the epoch. `streams` is
+    `client` for connections that may carry TCP streams one after another."""
 
     serial: str
     not_after: float
     client: ssl.SSLContext
+    streams: ssl.SSLContext
     server: ssl.SSLContext
 
 
@@ -101,8 +103,9 @@ class Plane:
         previous, self.table = self.table, table
         self.identities = identities
         for lane in dropped(previous, table):
-            for connection in lane.pool.close():
-                connection.abort()
+            for pool in lane.pools:
+                for connection in pool.close():
+                    connection.abort()
         for held in tuple(self.connections):
             held.recheck(self.now)
 
@@ -206,5 +209,6 @@ class Plane:
 
     @staticmethod
     def _expire_idle(lane: Lane, now: float) -> None:
-        for connection in lane.pool.expired(now):
-            connection.close()
+        for pool in lane.pools:
+            for connection in pool.expired(now):
+                connection.close()

@@ -189,6 +189,11 @@ class TlsStream:
         if data and self.transport is not None:
             self.transport.write(data)
 
+    @property
+    def agreed(self) -> str:
+        """The protocol that ALPN chose, or empty."""
+        return self.tls.selected_alpn_protocol() or ""
+
     # The application protocol's transport.
 
     def set_protocol(self, protocol: Receiver) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
+from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Lane
 from fleetmesh.core.warm import cold
 from fleetmesh.model.refusal import Refusal
@@ -22,7 +23,7 @@ class _Nowhere(Site):
 
     __slots__ = ()
 
-    def lane(self, tried: Collection[str]) -> Lane | Refusal:
+    def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
         return Refusal.NO_ENDPOINT
 
 

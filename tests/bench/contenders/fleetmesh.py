@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from tests.bench.routes import routes, service
 from tests.bench.running import free_ports, running, wait_for
 from tests.bench.site import CALLER, SERVICES, SOURCES, Site
 from tests.support.ca import TRUST_DOMAIN
@@ -61,12 +63,18 @@ def _protocol(service: str) -> str:
 
 def _base(site: Site, sidecar: dict[str, int]) -> dict[str, Any]:
     called = [(name, [port]) for name, port in sidecar.items()]
+    upstreams = {name: _upstream(name, ports) for name, ports in (*called, *site.others())}
+    targets = {name: upstream["target"] for name, upstream in upstreams.items()}
+    upstreams["api"]["routes"] = [
+        msgspec.to_builtins(route) | {"target": targets[service(number)]}
+        for number, route in enumerate(routes())
+    ]
     return {
         "trust_domain": TRUST_DOMAIN,
         "datacenter": "dc1",
         "node": "bench",
         "root_files": ["pki/root.pem"],
-        "upstreams": [_upstream(name, ports) for name, ports in (*called, *site.others())],
+        "upstreams": list(upstreams.values()),
     }
 
 

@@ -149,7 +149,7 @@ async def test_random_messages(seed: int) -> None:
     )
     plane = Plane(asyncio.get_running_loop(), HttpSettings(), TcpSettings(), table)
     for _ in range(700):
-        lane = table.routes["api"].places[0].lane("web", False)
+        lane = table.upstreams["api"].default.target.places[0].lane("web", False)
         upstream_wire, client_wire = Wire(), Wire()
         server = Upstream(plane, lane)
         server.connection_made(upstream_wire)
