@@ -21,9 +21,9 @@ class Lane:
 
     `source` is the local service whose certificate is shown, `expected` the SPIFFE ID that the
     endpoint must prove; both are empty for an application on this host, which is reached in the
-    clear. `session` is for the TLS layer to keep what it resumes from; `warmed` says that its
-    first connections are opened, or tried to be, without waiting for a request. `pool` has the
-    idle connections of HTTP, `streams` those that carry TCP streams one after another.
+    clear. `session` is for the TLS layer to keep what it resumes from. `pool` has the idle
+    connections of HTTP, `streams` those that carry TCP streams one after another. `warmed` says
+    that its first connections are opened, or tried to be, without waiting for a request.
     """
 
     __slots__ = (
@@ -137,11 +137,21 @@ class Place:
 
 
 class TargetEntry:
-    """A target with its eligible endpoints and the picker that goes around among them."""
+    """A target with its eligible endpoints and the picker that goes around among them.
 
-    __slots__ = ("_picker", "id", "places")
+    `called_by` are those that called it in earlier tables.
+    """
 
-    def __init__(self, target_id: str, places: list[Place], offset: int) -> None:
+    __slots__ = ("_called_by", "_picker", "id", "places")
+
+    def __init__(
+        self,
+        target_id: str,
+        places: list[Place],
+        offset: int,
+        called_by: frozenset[Caller] = frozenset(),
+    ) -> None:
+        self._called_by = called_by
         self.id = target_id
         self.places = places
         weights = [place.endpoint.weight for place in places]
@@ -157,6 +167,10 @@ class TargetEntry:
             return place
         others = (other for other in self.places if other.endpoint.id not in tried)
         return next(others, place)
+
+    def callers(self) -> frozenset[Caller]:
+        """Who has called it so far."""
+        return self._called_by.union(*(place.callers() for place in self.places))
 
 
 class Way:
@@ -185,19 +199,13 @@ class Way:
 
 class UpstreamEntry:
     """An upstream with its targets by id. `matcher` is None when it has no routes; `ways` are
-    those of the routes in order, and last the default, which is where its -1 leads. `called_by`
-    are those that called it in earlier tables."""
+    those of the routes in order, and last the default, which is where its -1 leads."""
 
-    __slots__ = ("_called_by", "default", "matcher", "targets", "upstream", "ways")
+    __slots__ = ("default", "matcher", "targets", "upstream", "ways")
 
     def __init__(
-        self,
-        upstream: Upstream,
-        targets: dict[str, TargetEntry],
-        matcher: Matcher | None,
-        called_by: frozenset[Caller],
+        self, upstream: Upstream, targets: dict[str, TargetEntry], matcher: Matcher | None
     ) -> None:
-        self._called_by = called_by
         self.upstream = upstream
         self.targets = targets
         self.matcher = matcher
@@ -212,11 +220,6 @@ class UpstreamEntry:
             for route in upstream.routes
         ]
         self.ways.append(self.default)
-
-    def callers(self) -> frozenset[Caller]:
-        """Who has called it so far."""
-        places = (place for target in self.targets.values() for place in target.places)
-        return self._called_by.union(*(place.callers() for place in places))
 
 
 class LocalEntry:
@@ -311,11 +314,16 @@ def _upstream(
             matcher = known.matcher
         else:
             matcher = Matcher(matches)
-    targets = {
-        target.id: TargetEntry(target.id, _places(target, table, previous, keeping), offset)
-        for target in upstream.targets()
-    }
-    return UpstreamEntry(upstream, targets, matcher, known.callers() if known else frozenset())
+    targets: dict[str, TargetEntry] = {}
+    for target in upstream.targets():
+        before = known.targets.get(target.id) if known is not None else None
+        targets[target.id] = TargetEntry(
+            target.id,
+            _places(target, table, previous, keeping),
+            offset,
+            before.callers() if before is not None else frozenset(),
+        )
+    return UpstreamEntry(upstream, targets, matcher)
 
 
 def _places(

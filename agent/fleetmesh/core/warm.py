@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from fleetmesh.core.table import Caller, Lane, Table, UpstreamEntry
+from fleetmesh.core.table import Caller, Lane, Table, TargetEntry
 from fleetmesh.model.traffic import Protocol
 
 
@@ -16,26 +16,27 @@ def cold(table: Table, ready: Collection[str]) -> list[tuple[str, Lane]]:
     Only over HTTP does a connection wait for a request; and where a peer finds out what a
     connection speaks, silence would mean tcp.
     """
-    found: list[tuple[str, Lane]] = []
+    found: dict[Lane, str] = {}
     for entry in table.upstreams.values():
         if entry.upstream.protocol is not Protocol.HTTP:
             continue
-        places = [place for target in entry.targets.values() for place in target.places]
-        for source, ipv6 in sorted(_callers(table, entry)):
-            if source in ready:
-                lanes = [place.lane(source, ipv6) for place in places]
-                found.extend((entry.upstream.service, lane) for lane in lanes if not lane.warmed)
-    return found
+        service = entry.upstream.service
+        for target in entry.targets.values():
+            for source, ipv6 in sorted(_callers(table, service, target)):
+                if source in ready:
+                    for lane in (place.lane(source, ipv6) for place in target.places):
+                        if not lane.warmed:
+                            found.setdefault(lane, service)
+    return [(service, lane) for lane, service in found.items()]
 
 
-def _callers(table: Table, entry: UpstreamEntry) -> set[Caller]:
+def _callers(table: Table, service: str, target: TargetEntry) -> set[Caller]:
     """Who has called it, and who is declared to."""
-    called = set(entry.callers())
+    called = set(target.callers())
     known = {source for source, _ in called}
-    name = entry.upstream.service
     declared = {
         (source, False)
-        for source, local in table.services.items()
-        if name in local.service.upstreams and source not in known
+        for source, entry in table.services.items()
+        if service in entry.service.upstreams and source not in known
     }
     return called | declared

@@ -63,14 +63,14 @@ class TcpArrival(Quiet):
         plane.connections.add(self)
         transport.pause_reading()
         self._lane = lane
+        lane.pool.opening += 1
         carrier = lane.streams.take(plane.now)
         if carrier is not None:
             self.deadline = plane.now + lane.connect_timeout
             self._carrier = carrier
-            lane.pool.opening += 1
             carrier.ask(self)
         else:
-            self._begin_dial(lane, self._relay)
+            plane.spawn(self._dial(lane, self._relay))
 
     def carried(self, stream: Stream) -> None:
         """The peer has agreed on a connection that was there already."""
@@ -83,14 +83,13 @@ class TcpArrival(Quiet):
     def not_carried(self) -> None:
         self.deadline = float("inf")
         self._carrier = None
-        if self._relay is not None and self._lane is not None:
-            self._lane.pool.opening -= 1
-            if not self.transport.is_closing():
-                self._begin_dial(self._lane, self._relay)
-
-    def _begin_dial(self, lane: Lane, relay: Relay) -> None:
-        lane.pool.opening += 1
-        self.plane.spawn(self._dial(lane, relay))
+        relay, lane = self._relay, self._lane
+        if relay is None or lane is None:
+            return
+        if self.transport.is_closing():
+            lane.pool.opening -= 1
+        else:
+            self.plane.spawn(self._dial(lane, relay))
 
     async def _dial(self, lane: Lane, relay: Relay) -> None:
         plane, pool = self.plane, lane.pool

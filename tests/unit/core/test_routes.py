@@ -273,7 +273,7 @@ def test_what_is_forwarded(match: Match, rewrite: str, target: str, forwarded: s
     """The matched part is replaced, the query stays."""
     own = Target("api", "api", "dc1", "sni", spiffe("api"))
     upstream = Upstream("api", Protocol.HTTP, own, (), (Route("r", match, None, rewrite),))
-    way = UpstreamEntry(upstream, {"api": TargetEntry("api", [], 0)}, None, frozenset()).ways[0]
+    way = UpstreamEntry(upstream, {"api": TargetEntry("api", [], 0)}, None).ways[0]
     assert way.rewrites is bool(rewrite)
     assert (way.forwarded(target.encode()) if way.rewrites else target.encode()) == (
         forwarded.encode()

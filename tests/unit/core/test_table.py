@@ -172,10 +172,10 @@ def test_pools_are_as_the_settings_say_and_an_application_is_never_limited() -> 
     table = link(state(1), 1, None, 0, keeping)
     place = own(table).pick()
     assert place is not None
-    pool, application = place.lane("web", False).pool, table.services["web"].application.pool
-    assert (pool.max_idle_seconds, pool.max_age, pool.max_idle, pool.max_requests) == (1, 3, 4, 5)
-    assert (application.max_idle_seconds, application.max_age) == (2, 3)
-    assert (application.max_idle, application.max_requests) == (4, 0)
+    pool, local = place.lane("web", False).pool, table.services["web"].application.pool
+    assert (pool.max_idle_seconds, pool.max_age, pool.max_idle) == (1, 3, 4)
+    assert (local.max_idle_seconds, local.max_age, local.max_idle) == (2, 3, 4)
+    assert (pool.max_requests, local.max_requests) == (5, 0)
 
 
 def test_who_has_called_is_known_when_all_endpoints_are_new() -> None:
@@ -184,5 +184,5 @@ def test_who_has_called_is_known_when_all_endpoints_are_new() -> None:
     assert place is not None
     place.lane("web", True)
     two = link(state(2), 2, one, 0)
-    assert link(state(3), 3, two, 0).upstreams["api"].callers() == {("web", True)}
-    assert link(state(3), 3, None, 0).upstreams["api"].callers() == frozenset()
+    assert own(link(state(3), 3, two, 0)).callers() == {("web", True)}
+    assert own(link(state(3), 3, None, 0)).callers() == frozenset()

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from tests.support.ca import Authority
 from tests.support.worker import local_service, snapshot, upstream
 
-from fleetmesh.core.table import Table, link
+from fleetmesh.core.table import Table, TargetEntry, link
 from fleetmesh.core.warm import cold
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Protocol
@@ -36,8 +36,12 @@ def warmed(table: Table, ready: tuple[str, ...] = BOTH) -> list[str]:
     return [f"{lane.source}:{lane.port}" for _, lane in found]
 
 
+def own(table: Table) -> TargetEntry:
+    return table.upstreams["api"].default.target
+
+
 def call(table: Table, source: str, ipv6: bool = False) -> None:
-    for place in table.upstreams["api"].default.target.places:
+    for place in own(table).places:
         place.lane(source, ipv6)
 
 
@@ -59,9 +63,7 @@ def test_a_family_is_warmed_that_is_dialled() -> None:
     """A service that calls over IPv6 needs no connection over IPv4, declared or not."""
     one = link(state(1), 1, None, 0)
     call(one, "web", ipv6=True)
-    assert [lane for _, lane in cold(one, BOTH)] == [
-        one.upstreams["api"].default.target.places[0].lane("web", True)
-    ]
+    assert [lane for _, lane in cold(one, BOTH)] == [own(one).places[0].lane("web", True)]
 
 
 def test_nobody_without_a_certificate_warms_anything_and_it_is_made_up_for() -> None:
