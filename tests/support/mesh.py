@@ -66,10 +66,22 @@ async def mesh(
     settings: WorkerSettings | None = None,
 ) -> AsyncIterator[Mesh]:
     """`application` handles the connections to api."""
+    server = await asyncio.start_server(application, "127.0.0.1", 0)
+    async with mesh_to(port_of(server.sockets[0]), protocol=protocol, settings=settings) as running:
+        yield running
+    server.close()
+
+
+@asynccontextmanager
+async def mesh_to(
+    app_port: int,
+    *,
+    protocol: Protocol = Protocol.HTTP,
+    settings: WorkerSettings | None = None,
+) -> AsyncIterator[Mesh]:
+    """api is whatever listens on 127.0.0.1:`app_port` already."""
     authority = Authority()
     leaves = {name: authority.leaf(name) for name in ("web", "api")}
-    server = await asyncio.start_server(application, "127.0.0.1", 0)
-    app_port = server.sockets[0].getsockname()[1]
     out, side = listening(), listening()
 
     def state(intentions: tuple[Intention, ...]) -> Snapshot:
@@ -115,22 +127,3 @@ async def mesh(
         )
     out.close()
     side.close()
-    server.close()
-
-
-@asynccontextmanager
-async def mesh_to(port: int) -> AsyncIterator[Mesh]:
-    """A mesh whose api is whatever listens on `port` already."""
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", port)
-
-        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            while data := await source.read(65536):
-                sink.write(data)
-            sink.close()
-
-        await asyncio.gather(copy(reader, back), copy(there, writer))
-
-    async with mesh(forward) as running:
-        yield running
