@@ -26,10 +26,12 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 
 @contextmanager
-def served(name: str, directory: Path, command: Callable[[int], list[str]]) -> Iterator[int]:
-    """The port that `command(port)` listens on."""
+def served(
+    name: str, directory: Path, command: Callable[[int], list[str]], **variables: str
+) -> Iterator[int]:
+    """The port that `command(port)` listens on, with `variables` in its environment."""
     (port,) = free_ports(1)
-    with running(name, command(port), directory):
+    with running(name, command(port), directory, **variables):
         wait_for(f"{name} ({directory}/{name}.log)", lambda: accepts(port))
         yield port
 
