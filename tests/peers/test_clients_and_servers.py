@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from tests.peers.clients import CLIENTS, EXPECTING, FOLLOWING, Call, Client, Curl, present
 from tests.peers.programs.content import LARGE, SMALL
-from tests.peers.servers import SERVERS, http10
+from tests.peers.servers import PROGRAMS, SERVERS, http10, served
 from tests.support.mesh import Mesh, mesh_to
 from tests.support.worker import WorkerProcess
 
@@ -236,3 +236,23 @@ async def test_http10_server(client: Client, http10_server: Mesh) -> None:
     assert (sized.content, sized.fields["content-length"]) == (b"", str(len(LARGE)))
     assert echo.content == LARGE
     assert (last.status, last.content) == (200, b"")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def refusing_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+    command = [present("node"), str(PROGRAMS / "refusing_server.mjs")]
+    directory = tmp_path_factory.mktemp("refusing")
+    with served("refusing", directory, lambda port: [*command, str(port)]) as port:
+        async with mesh_to(port) as running:
+            yield running
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+async def test_upload_that_the_server_refuses(
+    client: Client, refusing_server: Mesh, chunked: bool
+) -> None:
+    """The application's own answer arrives, although its connection breaks while the body is
+    still coming."""
+    call = Call("POST", "/", body=LARGE * 4, chunked=chunked)
+    replies = await client.exchange(refusing_server.outbound_port, *([call] * 5))
+    assert [(reply.status, reply.content) for reply in replies] == [(413, b"too large")] * 5
