@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.peers.clients import CLIENTS, EXPECTING, FOLLOWING, Call, Client, Curl, present
+from tests.peers.clients import CLIENTS, EXPECTING, FOLLOWING, PATIENCE, Call, Client, Curl, present
 from tests.peers.programs.content import LARGE, SMALL
 from tests.peers.servers import PROGRAMS, SERVERS, http10, served
 from tests.support.mesh import Mesh, mesh_to
@@ -256,3 +259,27 @@ async def test_upload_that_the_server_refuses(
     call = Call("POST", "/", body=LARGE * 4, chunked=chunked)
     replies = await client.exchange(refusing_server.outbound_port, *([call] * 5))
     assert [(reply.status, reply.content) for reply in replies] == [(413, b"too large")] * 5
+
+
+async def test_slow_upload_that_the_server_does_not_want(tmp_path: Path) -> None:
+    """A client that reads only after it has sent all gets the answer that came long before. The
+    standard library's is one."""
+
+    def post(port: int) -> tuple[int, str | None]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        connection.putrequest("POST", "/small")
+        connection.putheader("Content-Length", "1000000")
+        connection.endheaders()
+        for _ in range(16):
+            connection.send(bytes(10_000))
+            time.sleep(0.25)
+        answer = connection.getresponse()
+        connection.close()
+        return answer.status, answer.headers["Server"]
+
+    with SERVERS["nginx"](tmp_path) as port:
+        async with mesh_to(port) as running:
+            status, server = await asyncio.to_thread(post, running.outbound_port)
+    assert status == 405
+    assert server is not None
+    assert "nginx" in server

@@ -86,6 +86,10 @@ class RequestReader(RequestHead, asyncio.Protocol):
         """Answer with `refusal`, or end the connection where an answer has begun already."""
         raise NotImplementedError
 
+    def linger(self) -> None:
+        """The peer sends what nobody wants any more."""
+        raise NotImplementedError
+
     def _flush(self) -> None:
         """Send what `out` holds upstream, as far as there is an upstream."""
         raise NotImplementedError
@@ -105,6 +109,8 @@ class RequestReader(RequestHead, asyncio.Protocol):
                     self.pause(PIPELINED)
                 break
             else:
+                if phase == LEAVING:
+                    self.linger()
                 break
         if self.out:
             self._flush()
