@@ -8,7 +8,7 @@ from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.address import peer_name, reset_at_end
 from fleetmesh.proxy.answer import FATAL, answer
 from fleetmesh.proxy.conduit import Conduit
-from fleetmesh.proxy.plane import GRACE, LINGER, Plane
+from fleetmesh.proxy.plane import GRACE, LINGER, LINGER_MOST, Plane
 from fleetmesh.proxy.reader import (
     CHUNKED,
     GONE,
@@ -157,6 +157,12 @@ class Downstream(RequestReader):
         self._left = self.plane.now
         self.deadline = self._left + LINGER
         self.transport.write_eof()
+
+    def linger(self) -> None:
+        """Many clients read an answer only after they have sent their request, however little of
+        it was wanted. A refusal of the mesh's own is not owed that."""
+        if self.response_begun and self.plane.now < self._left + LINGER_MOST:
+            self.deadline = self.plane.now + LINGER
 
     def _gave_up(self) -> None:
         """The client went away in the middle of an exchange."""

@@ -141,7 +141,10 @@ class Exchange(Downstream):
         self._kept = None
         self.response_begun = True
         self.status = upstream.status
-        if self.retiring or (not self.http11 and upstream.ends_with_connection):
+        # An answer that is over before its request ends the connection; a peer that was not told
+        # could send its next request into that end.
+        early = self.phase != WAIT
+        if self.retiring or early or (not self.http11 and upstream.ends_with_connection):
             self.persistent = False
         return upstream.rebuild(self.http11, self.persistent, self.wants_trailers)
 

@@ -23,6 +23,7 @@ SWEEP = 0.25  # seconds; nothing ends before its deadline, and at most two sweep
 GRACE = 1.0  # quiet seconds before a retiring keep-alive connection is closed
 HANDSHAKE_TIMEOUT = 10.0
 LINGER = 2.0  # seconds for a peer to read an answer before its connection is closed
+LINGER_MOST = 30.0  # for one that has not stopped sending its request; nginx' lingering_time
 LOG_BURST = 10  # lines about the same refusal in one second
 
 

@@ -93,6 +93,10 @@ class RequestReader(RequestHead):
         """Read the next request, which may have come already."""
         raise NotImplementedError
 
+    def linger(self) -> None:
+        """The peer sends what nobody wants any more."""
+        raise NotImplementedError
+
     def _flush(self) -> None:
         """Send what `out` holds upstream, as far as there is an upstream."""
         raise NotImplementedError
@@ -119,6 +123,8 @@ class RequestReader(RequestHead):
                     self.pause(PIPELINED)
                 break
             else:
+                if phase == LEAVING:
+                    self.linger()
                 break
         if self.out:
             self._flush()
