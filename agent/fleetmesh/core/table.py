@@ -11,13 +11,9 @@ from fleetmesh.core.pool import Pool
 from fleetmesh.core.routes import Matcher
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Match, Target, Upstream
+from fleetmesh.settings import UpstreamSettings
 
-# Peers' sidecars keep idle connections for minutes; of an application nothing is known but that
-# five seconds is the shortest keep-alive time in wide use (Node's).
-PEER_IDLE_SECONDS = 60.0
-APPLICATION_IDLE_SECONDS = 4.0
-MAX_AGE = 3600.0
-MAX_IDLE = 1024
+_DEFAULTS = UpstreamSettings()
 
 
 class Lane:
@@ -26,7 +22,8 @@ class Lane:
     `source` is the local service whose certificate is shown, `expected` the SPIFFE ID that the
     endpoint must prove; both are empty for an application on this host, which is reached in the
     clear. `session` is for the TLS layer to keep what it resumes from. `pool` has the idle
-    connections of HTTP, `streams` those that carry TCP streams one after another.
+    connections of HTTP, `streams` those that carry TCP streams one after another. `warmed` says
+    that its first connections are opened, or tried to be, without waiting for a request.
     """
 
     __slots__ = (
@@ -40,6 +37,7 @@ class Lane:
         "sni",
         "source",
         "streams",
+        "warmed",
     )
 
     def __init__(
@@ -52,6 +50,7 @@ class Lane:
         expected: str = "",
         sni: str = "",
         connect_timeout: float = 5.0,
+        keeping: UpstreamSettings = _DEFAULTS,
     ) -> None:
         self.endpoint_id = endpoint_id
         self.address = address
@@ -61,26 +60,46 @@ class Lane:
         self.sni = sni
         self.connect_timeout = connect_timeout
         self.session: Any = None
-        idle = PEER_IDLE_SECONDS if expected else APPLICATION_IDLE_SECONDS
-        self.pool: Pool[Any] = Pool(MAX_IDLE, idle, MAX_AGE)
-        self.streams: Pool[Any] = Pool(MAX_IDLE, idle, MAX_AGE)
+        self.warmed = False
+        idle = keeping.idle_timeout if expected else keeping.application_idle_timeout
+        self.pool: Pool[Any] = Pool(
+            keeping.max_idle,
+            idle,
+            keeping.max_age,
+            # One's own application has no other instance that could take what it must not.
+            keeping.max_connections if expected else 0,
+            keeping.max_requests if expected else 0,
+        )
+        self.streams: Pool[Any] = Pool(keeping.max_idle, idle, keeping.max_age)
 
     @property
     def pools(self) -> tuple[Pool[Any], Pool[Any]]:
         return self.pool, self.streams
 
 
+Caller = tuple[str, bool]
+"""A local service and whether it dials IPv6."""
+
+
 class Place:
     """An endpoint with what must outlive a snapshot: its lanes and their pools."""
 
-    __slots__ = ("_lanes", "connect_timeout", "endpoint", "expected", "sni")
+    __slots__ = ("_keeping", "_lanes", "connect_timeout", "endpoint", "expected", "sni")
 
-    def __init__(self, endpoint: Endpoint, expected: str, sni: str, connect_timeout: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        expected: str,
+        sni: str,
+        connect_timeout: float,
+        keeping: UpstreamSettings = _DEFAULTS,
+    ) -> None:
+        self._keeping = keeping
         self.endpoint = endpoint
         self.expected = expected
         self.sni = sni
         self.connect_timeout = connect_timeout
-        self._lanes: dict[tuple[str, bool], Lane] = {}
+        self._lanes: dict[Caller, Lane] = {}
 
     def lane(self, source: str, ipv6: bool) -> Lane:
         """`ipv6`: the caller dialled an IPv6 address, so the endpoint's is preferred."""
@@ -95,8 +114,18 @@ class Place:
                 expected=self.expected,
                 sni=self.sni,
                 connect_timeout=self.connect_timeout,
+                keeping=self._keeping,
             )
         return lane
+
+    def callers(self) -> Collection[Caller]:
+        """Whose lanes there are."""
+        return self._lanes.keys()
+
+    def cool(self) -> None:
+        """It gets no traffic for now: when it does again, it is as good as new."""
+        for lane in self._lanes.values():
+            lane.warmed = False
 
     def lanes(self) -> Collection[Lane]:
         return self._lanes.values()
@@ -108,11 +137,21 @@ class Place:
 
 
 class TargetEntry:
-    """A target with its eligible endpoints and the picker that goes around among them."""
+    """A target with its eligible endpoints and the picker that goes around among them.
 
-    __slots__ = ("_picker", "id", "places")
+    `called_by` are those that called it in earlier tables.
+    """
 
-    def __init__(self, target_id: str, places: list[Place], offset: int) -> None:
+    __slots__ = ("_called_by", "_picker", "id", "places")
+
+    def __init__(
+        self,
+        target_id: str,
+        places: list[Place],
+        offset: int,
+        called_by: frozenset[Caller] = frozenset(),
+    ) -> None:
+        self._called_by = called_by
         self.id = target_id
         self.places = places
         weights = [place.endpoint.weight for place in places]
@@ -128,6 +167,10 @@ class TargetEntry:
             return place
         others = (other for other in self.places if other.endpoint.id not in tried)
         return next(others, place)
+
+    def callers(self) -> frozenset[Caller]:
+        """Who has called it so far."""
+        return self._called_by.union(*(place.callers() for place in self.places))
 
 
 class Way:
@@ -224,10 +267,16 @@ class Table:
         return lanes
 
 
-def link(snapshot: Snapshot, generation: int, previous: Table | None, offset: int) -> Table:
+def link(
+    snapshot: Snapshot,
+    generation: int,
+    previous: Table | None,
+    offset: int,
+    keeping: UpstreamSettings = _DEFAULTS,
+) -> Table:
     """A table of `snapshot`. What did not change keeps its places, lanes and pools.
 
-    `offset` is the worker's number, for pickers.
+    `offset` is the worker's number, for pickers; `keeping` is for new pools.
     """
     table = Table(snapshot, generation)
     for service in snapshot.services:
@@ -238,12 +287,12 @@ def link(snapshot: Snapshot, generation: int, previous: Table | None, offset: in
             service.address,
             service.port,
         ):
-            application = Lane(service.id, service.address, service.port)
+            application = Lane(service.id, service.address, service.port, keeping=keeping)
         local = LocalEntry(service, snapshot.default_allow, application)
         table.services[service.name] = local
         table.by_port[service.port] = local
     for upstream in snapshot.upstreams:
-        entry = _upstream(upstream, table, previous, offset)
+        entry = _upstream(upstream, table, previous, offset, keeping)
         table.upstreams[upstream.service] = entry
         for destination in upstream.destinations:
             table.by_destination[destination] = entry
@@ -251,24 +300,35 @@ def link(snapshot: Snapshot, generation: int, previous: Table | None, offset: in
 
 
 def _upstream(
-    upstream: Upstream, table: Table, previous: Table | None, offset: int
+    upstream: Upstream,
+    table: Table,
+    previous: Table | None,
+    offset: int,
+    keeping: UpstreamSettings,
 ) -> UpstreamEntry:
     matcher = None
+    known = previous.upstreams.get(upstream.service) if previous is not None else None
     if upstream.routes:
         matches = [route.match for route in upstream.routes]
-        known = previous.upstreams.get(upstream.service) if previous is not None else None
         if known is not None and matches == [route.match for route in known.upstream.routes]:
             matcher = known.matcher
         else:
             matcher = Matcher(matches)
-    targets = {
-        target.id: TargetEntry(target.id, _places(target, table, previous), offset)
-        for target in upstream.targets()
-    }
+    targets: dict[str, TargetEntry] = {}
+    for target in upstream.targets():
+        before = known.targets.get(target.id) if known is not None else None
+        targets[target.id] = TargetEntry(
+            target.id,
+            _places(target, table, previous, keeping),
+            offset,
+            before.callers() if before is not None else frozenset(),
+        )
     return UpstreamEntry(upstream, targets, matcher)
 
 
-def _places(target: Target, table: Table, previous: Table | None) -> list[Place]:
+def _places(
+    target: Target, table: Table, previous: Table | None, keeping: UpstreamSettings
+) -> list[Place]:
     """The eligible places of `target`; all of them are put down in `table`. Upstreams that share
     a target share its places."""
     expected = str(target.spiffe_id)
@@ -288,11 +348,13 @@ def _places(target: Target, table: Table, previous: Table | None) -> list[Place]
         if place is None and previous is not None:
             place = previous.places.get(key)
         if place is None:
-            place = Place(endpoint, expected, target.sni, target.connect_timeout)
+            place = Place(endpoint, expected, target.sni, target.connect_timeout, keeping)
         place.endpoint = endpoint
         table.places[key] = place
         if endpoint.health is not Health.CRITICAL and endpoint.weight > 0:
             places.append(place)
+        else:
+            place.cool()
     return places
 
 

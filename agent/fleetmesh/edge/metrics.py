@@ -12,6 +12,7 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
+    SummaryMetricFamily,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -154,13 +155,17 @@ def _connections(traffic: Report) -> Iterable[Metric]:
     bytes_ = CounterMetricFamily(
         "fleetmesh_bytes", "Payload, as the downstream end sees it", labels=[*labels, "flow"]
     )
+    seconds = SummaryMetricFamily(
+        "fleetmesh_connection_seconds", "How long connections that ended were open", labels=labels
+    )
     for c in traffic.connections:
         values = [c.direction, c.source, c.destination, c.kind]
         opened.add_metric(values, c.opened)
         active.add_metric(values, c.active)
         bytes_.add_metric([*values, "sent"], c.bytes_sent)
         bytes_.add_metric([*values, "received"], c.bytes_received)
-    yield from (opened, active, bytes_)
+        seconds.add_metric(values, c.opened - c.active, c.seconds)
+    yield from (opened, active, bytes_, seconds)
 
 
 def _cumulative(counts: tuple[int, ...]) -> list[tuple[str, float]]:

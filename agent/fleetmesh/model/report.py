@@ -26,7 +26,9 @@ class RequestCount(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ConnectionCount(msgspec.Struct, frozen=True, array_like=True):
-    """`kind` is http, tcp, passthrough (outbound, not in the mesh) or permissive (plain)."""
+    """`kind` is http, tcp, tls (a ClientHello came where the protocol is found out), passthrough
+    (outbound, not in the mesh) or permissive (plain). `seconds` is how long all those together
+    were open that have ended, `opened` less `active`."""
 
     direction: Direction
     source: str
@@ -36,6 +38,7 @@ class ConnectionCount(msgspec.Struct, frozen=True, array_like=True):
     active: int
     bytes_sent: int
     bytes_received: int
+    seconds: float = 0.0
 
 
 class RefusalCount(msgspec.Struct, frozen=True, array_like=True):

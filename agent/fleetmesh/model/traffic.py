@@ -10,10 +10,12 @@ from fleetmesh.model.identity import SpiffeId
 
 
 class Protocol(enum.StrEnum):
-    """What the mesh understands of a connection. Anything newer than http acts as tcp."""
+    """What the mesh understands of a connection. Anything newer than http acts as tcp; auto is
+    found out from the first bytes of each."""
 
     TCP = "tcp"
     HTTP = "http"
+    AUTO = "auto"
 
 
 class Health(enum.StrEnum):

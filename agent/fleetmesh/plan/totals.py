@@ -80,6 +80,7 @@ def retire(report: Report) -> Report:
                 0,
                 c.bytes_sent,
                 c.bytes_received,
+                c.seconds,
             )
             for c in report.connections
         ),
@@ -100,4 +101,5 @@ def _sum(before: ConnectionCount | None, more: ConnectionCount) -> ConnectionCou
         before.active + more.active,
         before.bytes_sent + more.bytes_sent,
         before.bytes_received + more.bytes_received,
+        before.seconds + more.seconds,
     )

@@ -14,6 +14,7 @@ from typing import Any
 from fleetmesh import __version__
 from fleetmesh.edge import admin, metrics, systemd
 from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.ktls import kernel_tls
 from fleetmesh.edge.metrics import Figures
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
@@ -45,6 +46,7 @@ class Agent:
         self._tasks = TaskSet()
         self._stop = asyncio.Event()
         self._ready = False
+        self._kernel_tls = kernel_tls()
 
     async def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -153,6 +155,7 @@ class Agent:
             workers=reporting.worker_statuses(front.supervisor),
             problems=(*mesh.refused, *mesh.problems),
             default_allow=snapshot.default_allow if snapshot else False,
+            kernel_tls=self._kernel_tls,
         )
 
     async def figures(self) -> Figures:

@@ -116,6 +116,7 @@ def _worker_arguments(settings: Settings) -> tuple[int, WorkerSettings, float]:
             settings.http,
             settings.tcp,
             settings.log_level,
+            settings.upstream,
             settings.tracing,
             settings.access_log,
         ),

@@ -45,8 +45,10 @@ from fleetmesh.edge.tls import IdentityError, client_context, server_context
 from fleetmesh.model.report import Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
 from fleetmesh.proxy.access import AccessLog
+from fleetmesh.proxy.keepalive import keep_alive
 from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
+from fleetmesh.proxy.warm import warm
 from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
 
 _log = logging.getLogger("fleetmesh.process.worker")  # run as __main__
@@ -128,6 +130,7 @@ class Worker:
             settings.tracing,
             _access_log(settings.access_log),
         )
+        self._upstream = settings.upstream
         self._sockets: dict[str, socket.socket] = {}
         self._servers: dict[Listener, asyncio.Server] = {}
         self._leaves: dict[str, tuple[tuple[str, ...], Leaf]] = {}
@@ -172,11 +175,12 @@ class Worker:
         problems: list[str] = []
         identities = self._identities(snapshot, problems)
         try:
-            table = link(snapshot, message.generation, plane.table, self._number)
+            table = link(snapshot, message.generation, plane.table, self._number, self._upstream)
         except re2.error as error:  # a controller that checks its routes never sends one
             await self._channel.send(Applied(message.generation, f"routes: {error}"))
             return None
         plane.publish(table, identities)
+        warm(plane, self._upstream.warm_connections)
         return problems
 
     def _identities(self, snapshot: Snapshot, problems: list[str]) -> dict[str, Identity]:
@@ -229,6 +233,7 @@ class Worker:
             if sock is None:
                 problems.append(f"{listener.name}: no socket came for it")
                 continue
+            keep_alive(sock, self._plane.tcp.keepalive)
             self._servers[listener] = await loop.create_server(
                 _Factory(self._plane, listener), sock=sock.dup(), backlog=BACKLOG
             )

@@ -11,6 +11,7 @@ import msgspec
 from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.conduit import Receiver
+from fleetmesh.proxy.keepalive import keep_alive_dialled
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.stream import TlsStream
@@ -97,7 +98,10 @@ async def _open(plane: Plane, lane: Lane, protocol: Receiver, streams: bool) -> 
     try:
         async with asyncio.timeout(lane.connect_timeout):
             if not lane.expected:
-                await plane.loop.create_connection(_made(protocol), lane.address, lane.port)
+                transport, _ = await plane.loop.create_connection(
+                    _made(protocol), lane.address, lane.port
+                )
+                keep_alive_dialled(transport, plane.tcp.keepalive)
                 return None
             return await _open_tls(plane, lane, protocol, streams)
     except TimeoutError:
@@ -125,7 +129,8 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver, streams: bool)
         keeper=lane,
     )
     try:
-        await plane.loop.create_connection(_made(stream), lane.address, lane.port)
+        transport, _ = await plane.loop.create_connection(_made(stream), lane.address, lane.port)
+        keep_alive_dialled(transport, plane.tcp.keepalive)
         await ready
     except BaseException:
         if stream.transport is not None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.address import peer_name, reset_at_end
 from fleetmesh.proxy.answer import FATAL, answer
 from fleetmesh.proxy.conduit import Conduit
-from fleetmesh.proxy.plane import GRACE, LINGER, Plane
+from fleetmesh.proxy.plane import GRACE, LINGER, LINGER_MOST, Plane
 from fleetmesh.proxy.reader import (
     CHUNKED,
     GONE,
@@ -32,6 +34,7 @@ class Downstream(RequestReader):
     __slots__ = (
         "_ended",
         "_left",
+        "began",
         "peer",
         "series",
         "site",
@@ -47,6 +50,7 @@ class Downstream(RequestReader):
             site.direction, site.source, site.destination, site.kind
         )
         self.tally: Tally = self.series
+        self.began = 0.0
         self.peer = ""
         self.status = 0
         self.write_paused = False
@@ -62,6 +66,7 @@ class Downstream(RequestReader):
     def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
         self.peer = peer_name(transport)
+        self.began = time.monotonic()
         self.series.begin()
         self.plane.connections.add(self)
 
@@ -79,7 +84,7 @@ class Downstream(RequestReader):
             self._gave_up()
         self.phase = GONE
         self._abandon()
-        self.series.end()
+        self.series.end(time.monotonic() - self.began)
         self.plane.connections.discard(self)
 
     def pause_writing(self) -> None:
@@ -159,6 +164,12 @@ class Downstream(RequestReader):
         self._left = self.plane.now
         self.deadline = self._left + LINGER
         self.transport.write_eof()
+
+    def linger(self) -> None:
+        """Many clients read an answer only after they have sent their request, however little of
+        it was wanted. A refusal of the mesh's own is not owed that."""
+        if self.response_begun and self.plane.now < self._left + LINGER_MOST:
+            self.deadline = self.plane.now + LINGER
 
     def _gave_up(self) -> None:
         """The client went away in the middle of an exchange."""

@@ -48,12 +48,16 @@ class Exchange(Downstream):
         if isinstance(lane, Refusal):
             self.refuse(lane)
             return
+        pool = lane.pool
+        if pool.max_requests and pool.full(pool.max_requests):
+            self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
+            return
         marks = self.marks = self.plane.marker.mark(self)
         self.out.append(self.rebuild(site.default_host, marks + site.added))
         self._kept = []
         self._kept_bytes = 0
         self._replayed = False
-        upstream = lane.pool.take(self.plane.now)
+        upstream = pool.take(self.plane.now)
         if upstream is None:
             self._dial(lane)
         else:
@@ -65,11 +69,15 @@ class Exchange(Downstream):
 
     def _dial(self, lane: Lane) -> None:
         self._ticket += 1
+        lane.pool.opening += 1
         self.plane.spawn(self._connect(lane, self._ticket))
 
     async def _connect(self, lane: Lane, ticket: int) -> None:
-        plane = self.plane
-        lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
+        plane, pool = self.plane, lane.pool
+        try:
+            lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
+        finally:
+            pool.opening -= 1
         if ticket == self._ticket:
             self.reached(lane)
         if isinstance(outcome, Upstream):
@@ -77,8 +85,12 @@ class Exchange(Downstream):
             if ticket == self._ticket and outcome.usable:
                 self._attach(outcome)
             else:
-                # The exchange ended meanwhile; the connection will serve another.
-                outcome.shelve()
+                # The exchange ended meanwhile; the connection will serve another. Not where the
+                # peer waits for its first byte to find out what it speaks: silence means tcp.
+                if self.site.detected and outcome.usable:
+                    outcome.abandon()
+                else:
+                    outcome.shelve()
                 if ticket == self._ticket:
                     self.refuse(Refusal.UPSTREAM_RESET, "closed at once")
         elif ticket == self._ticket:
@@ -136,7 +148,10 @@ class Exchange(Downstream):
         self._kept = None
         self.response_begun = True
         self.status = upstream.status
-        if self.retiring or (not self.http11 and upstream.ends_with_connection):
+        # An answer that is over before its request ends the connection; a peer that was not told
+        # could send its next request into that end.
+        early = self.phase != WAIT
+        if self.retiring or early or (not self.http11 and upstream.ends_with_connection):
             self.persistent = False
         return upstream.rebuild(self.http11, self.persistent, self.wants_trailers)
 
@@ -194,6 +209,8 @@ class Exchange(Downstream):
             upstream.hold()
         idle_timeout = self.plane.http.idle_timeout
         relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
+        relay.began = self.began
+        relay.pool = upstream.lane.pool
         relay.join(self.transport, upstream.transport)
         self.transport.write(head + rest)
         if early:

@@ -15,24 +15,13 @@ from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import original_destination, peer_name
 from fleetmesh.proxy.carrier import AcceptedCarrier
-from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
+from fleetmesh.proxy.conduit import Conduit, Quiet
+from fleetmesh.proxy.detect import hand_over, serve
 from fleetmesh.proxy.dial import peer_uri
-from fleetmesh.proxy.exchange import Exchange
 from fleetmesh.proxy.plane import HANDSHAKE_TIMEOUT, Plane
-from fleetmesh.proxy.recorded import RecordedExchange
 from fleetmesh.proxy.site import InboundSite, OutboundSite, PassthroughSite, PlainSite, Site
 from fleetmesh.proxy.stream import TlsStream
 from fleetmesh.proxy.tcp import TcpArrival
-
-
-def _hand_over(transport: Conduit, protocol: Receiver) -> None:
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
-
-
-def _exchange(plane: Plane, site: Site) -> Exchange:
-    log = plane.access
-    return Exchange(plane, site) if log is None else RecordedExchange(plane, site, log)
 
 
 class OutboundArrival(Quiet):
@@ -49,7 +38,10 @@ class OutboundArrival(Quiet):
     def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         if self._upstream:
-            self._to(transport, plane.table.upstreams.get(self._upstream), self._upstream, False)
+            entry = plane.table.upstreams.get(self._upstream)
+            ports = {port for _, port in entry.upstream.destinations} if entry else set()
+            port = ports.pop() if len(ports) == 1 else 0
+            self._to(transport, entry, self._upstream, False, port)
             return
         destination = original_destination(transport)
         if destination is None:
@@ -61,7 +53,8 @@ class OutboundArrival(Quiet):
         entry = plane.table.by_destination.get(destination)
         ipv6 = ":" in address
         if entry is not None:
-            self._to(transport, entry, f"[{address}]:{port}" if ipv6 else f"{address}:{port}", ipv6)
+            host = f"[{address}]:{port}" if ipv6 else f"{address}:{port}"
+            self._to(transport, entry, host, ipv6, port)
         elif plane.table.snapshot.mesh_destinations_only:
             site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
             plane.refused(
@@ -70,21 +63,22 @@ class OutboundArrival(Quiet):
             transport.abort()
         else:
             passing = PassthroughSite(plane, self._service, address, port)
-            _hand_over(transport, TcpArrival(plane, passing))
+            hand_over(transport, TcpArrival(plane, passing))
 
-    def _to(self, transport: Conduit, entry: UpstreamEntry | None, host: str, ipv6: bool) -> None:
-        http = entry is not None and entry.upstream.protocol is Protocol.HTTP
+    def _to(
+        self, transport: Conduit, entry: UpstreamEntry | None, host: str, ipv6: bool, port: int
+    ) -> None:
+        """`port` is the one that the application listens on, 0 if nothing tells."""
+        protocol = entry.upstream.protocol if entry is not None else Protocol.TCP
         site = OutboundSite(
             self._plane,
             self._service,
             entry.upstream.service if entry is not None else host,
-            "http" if http else "tcp",
+            "http" if protocol is Protocol.HTTP else "tcp",
             host.encode(),
             ipv6,
         )
-        _hand_over(
-            transport, _exchange(self._plane, site) if http else TcpArrival(self._plane, site)
-        )
+        serve(self._plane, transport, site, protocol, port)
 
 
 class InboundArrival(Quiet):
@@ -110,7 +104,7 @@ class InboundArrival(Quiet):
             deadline=plane.now + HANDSHAKE_TIMEOUT,
         )
         plane.connections.add(stream)
-        _hand_over(transport, stream)
+        hand_over(transport, stream)
 
     def _on_ready(self, stream: TlsStream, error: Exception | None) -> None:
         self._plane.connections.discard(stream)
@@ -123,7 +117,7 @@ class InboundArrival(Quiet):
         """The chain is good."""
         if stream.agreed == STREAMS:
             carrier = AcceptedCarrier(self._plane, _Accept(self, stream))
-            _hand_over(stream, carrier)
+            hand_over(stream, carrier)
         else:
             self.admit(stream, stream)
 
@@ -137,18 +131,16 @@ class InboundArrival(Quiet):
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"not a service: {uri or 'no URI'}")
             conduit.abort()
             return
-        http = entry.service.protocol is Protocol.HTTP
-        site = InboundSite(
-            plane, source.service, self._service, "http" if http else "tcp", source.trust_domain
-        )
+        protocol = entry.service.protocol
+        kind = "http" if protocol is Protocol.HTTP else "tcp"
+        site = InboundSite(plane, source.service, self._service, kind, source.trust_domain)
         if site.refusal is Refusal.UNTRUSTED_PEER:
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"of another trust domain: {uri}")
             conduit.abort()
-        elif http:
+            return
+        if protocol is not Protocol.TCP:
             site.added = _forwarded_client_cert(stream, entry.spiffe_id, uri)
-            _hand_over(conduit, _exchange(plane, site))
-        else:
-            _hand_over(conduit, TcpArrival(plane, site))
+        serve(plane, conduit, site, protocol, entry.service.port)
 
     def _refuse(self, transport: Conduit, refusal: Refusal, detail: str) -> None:
         site = Site(self._plane, Direction.INBOUND, "", self._service, "tcp")
@@ -191,8 +183,7 @@ class PlainArrival(Quiet):
             plane.admitted(site, peer_name(transport))
         # An http service gets heads that were judged, so that nobody without a certificate can
         # tell its application of one.
-        http = service.protocol is Protocol.HTTP
-        _hand_over(transport, _exchange(plane, site) if http else TcpArrival(plane, site))
+        serve(plane, transport, site, service.protocol, service.port)
 
 
 def _tls_refusal(error: ssl.SSLError) -> Refusal:

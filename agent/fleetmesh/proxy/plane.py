@@ -26,6 +26,7 @@ SWEEP = 0.25  # seconds; nothing ends before its deadline, and at most two sweep
 GRACE = 1.0  # quiet seconds before a retiring keep-alive connection is closed
 HANDSHAKE_TIMEOUT = 10.0
 LINGER = 2.0  # seconds for a peer to read an answer before its connection is closed
+LINGER_MOST = 30.0  # for one that has not stopped sending its request; nginx' lingering_time
 LOG_BURST = 10  # lines about the same refusal in one second
 
 
@@ -140,6 +141,8 @@ class Plane:
         }
         if refusal is Refusal.DENIED:
             fields["intention"] = str(site.verdict)
+        if site.sni:
+            fields["sni"] = site.sni
         if detail:
             fields["detail"] = detail
         if seen == LOG_BURST:
@@ -165,6 +168,28 @@ class Plane:
                 "plain connection from %s to %s admitted",
                 peer,
                 site.destination,
+                extra={"fields": fields},
+            )
+
+    def detected(self, site: Site, peer: str) -> None:
+        """Log what was found out of a connection: its kind, and the name that TLS asks for."""
+        if _log.isEnabledFor(logging.DEBUG):
+            fields = {
+                "event": "detected",
+                "direction": site.direction.value,
+                "source": site.source,
+                "destination": site.destination,
+                "kind": site.kind,
+                "peer": peer,
+            }
+            if site.sni:
+                fields["sni"] = site.sni
+            _log.debug(
+                "%s => %s speaks %s%s",
+                site.source or peer,
+                site.destination,
+                site.kind,
+                f" for {site.sni}" if site.sni else "",
                 extra={"fields": fields},
             )
 

@@ -26,6 +26,8 @@ WAIT: Final = 4  # of a request that has to wait: the last one is being answered
 LEAVING: Final = 5  # of no interest: the last answer is out, the peer should go
 GONE: Final = 6  # there is none, or it is a tunnel's
 
+_UNLIMITED: Final = 1 << 63  # bytes of a body
+
 # Why reading is paused.
 PIPELINED: Final = 1
 UPSTREAM_FULL: Final = 2
@@ -91,6 +93,10 @@ class RequestReader(RequestHead):
         """Read the next request, which may have come already."""
         raise NotImplementedError
 
+    def linger(self) -> None:
+        """The peer sends what nobody wants any more."""
+        raise NotImplementedError
+
     def _flush(self) -> None:
         """Send what `out` holds upstream, as far as there is an upstream."""
         raise NotImplementedError
@@ -117,6 +123,8 @@ class RequestReader(RequestHead):
                     self.pause(PIPELINED)
                 break
             else:
+                if phase == LEAVING:
+                    self.linger()
                 break
         if self.out:
             self._flush()
@@ -179,7 +187,8 @@ class RequestReader(RequestHead):
             return True
         self._line = b""
         self._line_done = True
-        return line[end - 8 : end - 3] == b"HTTP/"
+        # Not line[end - 8 : end - 3]: compiled, a slice that ends before it begins is an error.
+        return line[:end][-8:-3] == b"HTTP/"
 
     def _settle_head(self, parser: httptools.HttpRequestParser) -> None:
         plane = self.plane
@@ -187,10 +196,15 @@ class RequestReader(RequestHead):
         if refusal is not None:
             self.refuse(refusal)
             return
+        limit = plane.http.max_body_bytes
+        if limit and self.length > limit:
+            self.refuse(Refusal.BODY_TOO_LARGE)
+            return
         self.persistent = self.keep_alive and not self.retiring
         if self.chunked:
             self.phase = CHUNKED
             self._decoder = ChunkedDecoder()
+            self._remaining = limit or _UNLIMITED
             self.deadline = plane.now + plane.http.idle_timeout
         elif self.length > 0:
             self.phase = LENGTH
@@ -218,6 +232,11 @@ class RequestReader(RequestHead):
         content: list[bytes] = []
         rest = decoder.feed(data, content)
         if content:
+            self._remaining -= sum(map(len, content))
+            if self._remaining < 0:
+                self.out.clear()
+                self.refuse(Refusal.BODY_TOO_LARGE)
+                return b""
             self.out.append(encode(content))
         if decoder.part is Part.DONE:
             self.out.append(LAST_CHUNK)

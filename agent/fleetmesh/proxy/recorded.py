@@ -143,6 +143,12 @@ class RecordedExchange(Exchange):
         self.marks = self._asked = b""
 
 
+def exchange(plane: Plane, site: Site) -> Exchange:
+    """What serves a connection of `site` that speaks HTTP."""
+    log = plane.access
+    return Exchange(plane, site) if log is None else RecordedExchange(plane, site, log)
+
+
 def _text(value: bytes) -> str:
     """Fit for a terminal and for a line of the journal, whatever the client sent."""
     text = value.decode("ascii", "backslashreplace")

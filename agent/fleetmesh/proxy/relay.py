@@ -3,6 +3,10 @@ whatever passes through."""
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
+from fleetmesh.core.pool import Pool
 from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
@@ -61,17 +65,21 @@ class End:
 
 class Relay:
     """Two joined connections, the caller's and the destination's, until both directions have ended
-    or neither has carried a byte for `idle_timeout` seconds."""
+    or neither has carried a byte for `idle_timeout` seconds. `began` (monotonic
+    seconds) is when the caller's connection was accepted, `pool` the one
+    that counts the destination's."""
 
     __slots__ = (
         "_moved",
         "_over",
+        "began",
         "caller",
         "deadline",
         "destination",
         "idle_timeout",
         "peer",
         "plane",
+        "pool",
         "series",
         "site",
     )
@@ -88,6 +96,8 @@ class Relay:
         self.caller.join(self.destination)
         self.idle_timeout = idle_timeout
         self.deadline = plane.now + idle_timeout
+        self.began = time.monotonic()
+        self.pool: Pool[Any] | None = None
         self._moved = 0
         self._over = False
 
@@ -108,8 +118,10 @@ class Relay:
         self._over = True
         self.series.sent += self.caller.received
         self.series.received += self.destination.received
-        self.series.end()
+        self.series.end(time.monotonic() - self.began)
         self.plane.connections.discard(self)
+        if self.pool is not None:
+            self.pool.lost()
 
     def expire(self, now: float) -> None:
         """Idle for the whole time, or alive after all: asking now spares every read a clock."""

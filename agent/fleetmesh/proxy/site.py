@@ -26,7 +26,8 @@ class Site:
 
     `refusal` stands in the way of every request until `recheck` takes it away; `verdict` is the
     intention's. `failure` is what an unreachable endpoint means here. `route_name` is the route's
-    that the current request takes, empty when it takes none.
+    that the current request takes, empty when it takes none. `detected`: the protocol was found
+    out from the first bytes; `sni` is the name in them where they were TLS.
     """
 
     __slots__ = (
@@ -34,11 +35,13 @@ class Site:
         "added",
         "default_host",
         "destination",
+        "detected",
         "direction",
         "failure",
         "kind",
         "refusal",
         "route_name",
+        "sni",
         "source",
         "verdict",
     )
@@ -62,6 +65,8 @@ class Site:
         self.refusal: Refusal | None = None
         self.verdict = Verdict(True)
         self.failure = Refusal.CONNECT_FAILED
+        self.detected = False
+        self.sni = ""
         self.route_name = ""
 
     def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:

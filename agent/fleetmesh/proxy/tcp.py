@@ -52,6 +52,10 @@ class TcpArrival(Quiet):
             plane.refused(site, lane, self.peer)
             transport.abort()
             return
+        if lane.pool.full(lane.pool.max_connections):
+            plane.refused(site, Refusal.OVERFLOW, self.peer, f"{lane.address}:{lane.port}")
+            transport.abort()
+            return
         series = plane.telemetry.series(site.direction, site.source, site.destination, site.kind)
         series.begin()
         self._relay = Relay(plane, site, series, self.peer, plane.tcp.idle_timeout)
@@ -59,6 +63,7 @@ class TcpArrival(Quiet):
         plane.connections.add(self)
         transport.pause_reading()
         self._lane = lane
+        lane.pool.opening += 1
         carrier = lane.streams.take(plane.now)
         if carrier is not None:
             self.deadline = plane.now + lane.connect_timeout
@@ -71,23 +76,32 @@ class TcpArrival(Quiet):
         """The peer has agreed on a connection that was there already."""
         self.plane.connections.discard(self)
         self._carrier = None
-        if self._relay is not None:
-            self._join(self._relay, stream)
+        if self._relay is not None and self._lane is not None:
+            self._lane.pool.opening -= 1
+            self._join(self._relay, self._lane, stream)
 
     def not_carried(self) -> None:
         self.deadline = float("inf")
         self._carrier = None
-        if self._relay is not None and self._lane is not None and not self.transport.is_closing():
-            self.plane.spawn(self._dial(self._lane, self._relay))
+        relay, lane = self._relay, self._lane
+        if relay is None or lane is None:
+            return
+        if self.transport.is_closing():
+            lane.pool.opening -= 1
+        else:
+            self.plane.spawn(self._dial(lane, relay))
 
     async def _dial(self, lane: Lane, relay: Relay) -> None:
-        plane = self.plane
+        plane, pool = self.plane, lane.pool
 
         def made(lane: Lane) -> DialledCarrier | End:
             return DialledCarrier(plane, lane) if lane.expected else relay.destination
 
-        lane, outcome = await dial(plane, self.site, lane, made, streams=True)
-        plane.connections.discard(self)
+        try:
+            lane, outcome = await dial(plane, self.site, lane, made, streams=True)
+        finally:
+            pool.opening -= 1
+            plane.connections.discard(self)
         if isinstance(outcome, Failure):
             if not self.transport.is_closing():
                 refusal = outcome.refusal or self.site.failure
@@ -100,15 +114,17 @@ class TcpArrival(Quiet):
         if isinstance(outcome, DialledCarrier):
             assert isinstance(destination, TlsStream)
             if destination.agreed == STREAMS:
-                self._join(relay, outcome.first())
+                self._join(relay, lane, outcome.first())
                 return
-        self._join(relay, destination)
+        self._join(relay, lane, destination)
 
-    def _join(self, relay: Relay, destination: Conduit) -> None:
+    def _join(self, relay: Relay, lane: Lane, destination: Conduit) -> None:
         if self.transport.is_closing():
             destination.abort()
             relay.over()
             return
+        relay.pool = lane.pool
+        relay.pool.lend()
         relay.join(self.transport, destination)
         for data in self._early:
             relay.caller.data_received(data)

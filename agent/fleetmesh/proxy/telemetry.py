@@ -57,7 +57,16 @@ class Series(Tally):
     of the exact ones, and sums up to the same.
     """
 
-    __slots__ = ("active", "answers", "destination", "direction", "kind", "opened", "source")
+    __slots__ = (
+        "active",
+        "answers",
+        "destination",
+        "direction",
+        "kind",
+        "lived",
+        "opened",
+        "source",
+    )
 
     def __init__(self, direction: Direction, source: str, destination: str, kind: str) -> None:
         super().__init__()
@@ -67,14 +76,17 @@ class Series(Tally):
         self.kind = kind
         self.opened = 0
         self.active = 0
+        self.lived = 0.0
         self.answers: dict[str, dict[int, Answers]] = {}
 
     def begin(self) -> None:
         self.opened += 1
         self.active += 1
 
-    def end(self) -> None:
+    def end(self, seconds: float) -> None:
+        """A connection that lasted so long is over."""
         self.active -= 1
+        self.lived += seconds
 
     def answered(self, route: str, status: int, started: float) -> None:
         seconds = time.monotonic() - started
@@ -119,7 +131,13 @@ class Telemetry:
             who = (series.direction, series.source, series.destination)
             connections.append(
                 ConnectionCount(
-                    *who, series.kind, series.opened, series.active, series.sent, series.received
+                    *who,
+                    series.kind,
+                    series.opened,
+                    series.active,
+                    series.sent,
+                    series.received,
+                    series.lived,
                 )
             )
             for route, by_status in series.answers.items():

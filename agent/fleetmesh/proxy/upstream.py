@@ -13,6 +13,8 @@ from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
+from fleetmesh.proxy.stream import TlsStream
+from fleetmesh.proxy.unread import unread
 
 if TYPE_CHECKING:
     from fleetmesh.proxy.exchange import Exchange
@@ -169,6 +171,13 @@ class Upstream(ResponseHead):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not isinstance(self.transport, TlsStream):
+            # An application that refuses an upload answers and closes: then a write can fail
+            # before the answer is read. Another sidecar lingers instead.
+            for data in unread(self.transport):
+                if self._exchange is None:
+                    break
+                self.data_received(data)
         self._lost(str(exc) if exc else "closed")
 
     def pause_writing(self) -> None:
@@ -223,7 +232,6 @@ class Upstream(ResponseHead):
                 return b""
             self._exchange = None
             self.phase = GONE
-            self.lane.pool.lost()
             self.release()
             exchange.tunnel(self, self.rebuild(True, True, False), rest)
             return b""

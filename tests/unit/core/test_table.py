@@ -9,6 +9,7 @@ from tests.support.worker import local_service, snapshot, upstream
 from fleetmesh.core.table import Table, TargetEntry, dropped, link
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Match, Route, Upstream
+from fleetmesh.settings import UpstreamSettings
 
 AUTHORITY = Authority()
 
@@ -162,3 +163,26 @@ def test_health_changes_without_losing_the_connections() -> None:
     assert own(two).places == []
     three = link(base, 3, two, 0)
     assert own(three).places[0].lane("web", False) is lane
+
+
+def test_pools_are_as_the_settings_say_and_an_application_is_never_limited() -> None:
+    keeping = UpstreamSettings(
+        idle_timeout=1, application_idle_timeout=2, max_age=3, max_idle=4, max_requests=5
+    )
+    table = link(state(1), 1, None, 0, keeping)
+    place = own(table).pick()
+    assert place is not None
+    pool, local = place.lane("web", False).pool, table.services["web"].application.pool
+    assert (pool.max_idle_seconds, pool.max_age, pool.max_idle) == (1, 3, 4)
+    assert (local.max_idle_seconds, local.max_age, local.max_idle) == (2, 3, 4)
+    assert (pool.max_requests, local.max_requests) == (5, 0)
+
+
+def test_who_has_called_is_known_when_all_endpoints_are_new() -> None:
+    one = link(state(1), 1, None, 0)
+    place = own(one).pick()
+    assert place is not None
+    place.lane("web", True)
+    two = link(state(2), 2, one, 0)
+    assert own(link(state(3), 3, two, 0)).callers() == {("web", True)}
+    assert own(link(state(3), 3, None, 0)).callers() == frozenset()

@@ -20,7 +20,7 @@ FIGURES = Figures(
         pid=0,
         generation=0,
         requests=(RequestCount(OUT, "web", "api", 200, 7, "items"),),
-        connections=(ConnectionCount(OUT, "web", "api", "http", 3, 1, 100, 50),),
+        connections=(ConnectionCount(OUT, "web", "api", "http", 3, 1, 100, 50, 7.5),),
         refusals=(RefusalCount(PLAIN, "", "api", "plaintext", 2),),
         latencies=(Latency(OUT, "web", "api", "items", 2, (*(1 for _ in BUCKETS), 2), 12.5),),
     ),
@@ -52,6 +52,8 @@ def test_every_figure_stands_on_the_page() -> None:
     assert found["fleetmesh_connections_active", labels(**call, kind="http")] == 1
     assert found["fleetmesh_bytes_total", labels(**call, kind="http", flow="sent")] == 100
     assert found["fleetmesh_bytes_total", labels(**call, kind="http", flow="received")] == 50
+    assert found["fleetmesh_connection_seconds_sum", labels(**call, kind="http")] == 7.5
+    assert found["fleetmesh_connection_seconds_count", labels(**call, kind="http")] == 2
     plain = {"direction": "plain", "source": "", "destination": "api"}
     assert found["fleetmesh_refusals_total", labels(**plain, reason="plaintext")] == 2
     assert found["fleetmesh_certificate_expiry_seconds", labels(service="web")] == 3600.5

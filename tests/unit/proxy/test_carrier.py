@@ -80,8 +80,15 @@ async def test_connections_in_a_row_share_one_handshake() -> None:
 
 async def test_connections_at_once_have_one_each() -> None:
     async with mesh(echo, protocol=Protocol.TCP) as running:
-        contents = [b"%d" % number * 70_000 for number in range(8)]
-        assert await asyncio.gather(*(ask(running, content) for content in contents)) == contents
+        calls = [await running.call() for _ in range(8)]
+        for number, (reader, writer) in enumerate(calls):
+            writer.write(b"%d" % number)
+            assert await reader.readexactly(1) == b"%d" % number
+        assert len(carriers(running)) == 8
+        for reader, writer in calls:
+            writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
         await settled(running)
         assert len(carriers(running)) == 8
 

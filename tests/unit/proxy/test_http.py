@@ -197,11 +197,22 @@ async def test_an_early_answer_reaches_a_client_that_is_still_sending(
 ) -> None:
     client = Client(*await meshed.call())
     client.send("POST", "/early", "Content-Length: 1000000", body=bytes(1000))
-    status, _, content = await client.answer()
-    assert (status, content) == (413, b"no")
+    status, fields, content = await client.answer()
+    assert (status, content, fields["connection"]) == (413, b"no", "close")
     assert await client.ended()
     other = Client(*await meshed.call())
     assert said((await other.get("/any"))[2])["method"] == "GET"
+
+
+async def test_an_early_answer_survives_the_reset_that_follows_it(meshed: Mesh) -> None:
+    """An application that closes with the body unread resets the connection: its answer, come
+    before that, is the answer all the same. Here writing fails before reading does."""
+    for _ in range(10):
+        client = Client(*await meshed.call())
+        client.send("POST", "/reject", "Content-Length: 4000000", body=bytes(4_000_000))
+        status, _, content = await client.answer()
+        assert (status, content) == (413, b"no")
+        client.writer.transport.abort()
 
 
 async def test_a_half_closed_client_is_answered(client: Client) -> None:

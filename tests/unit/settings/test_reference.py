@@ -14,7 +14,17 @@ import pytest
 
 from fleetmesh import settings
 from fleetmesh.settings import checks
-from fleetmesh.settings.kinds import CONFIRM, DEADLINE, DRAIN, TIMEOUT, Hidden, Kind, go_duration
+from fleetmesh.settings.kinds import (
+    CONFIRM,
+    DEADLINE,
+    DETECT,
+    DRAIN,
+    KEEPALIVE,
+    TIMEOUT,
+    Hidden,
+    Kind,
+    go_duration,
+)
 
 REFERENCE = (Path(__file__).parents[3] / "docs/settings.md").read_text()
 STRUCTS = (
@@ -24,11 +34,12 @@ STRUCTS = (
     settings.Ports,
     settings.HttpSettings,
     settings.TcpSettings,
+    settings.UpstreamSettings,
     settings.TracingSettings,
     settings.AccessLogSettings,
     settings.ServiceSettings,
 )
-DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE)
+DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE)
 
 
 def written(hint: Any) -> str:
