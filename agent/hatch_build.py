@@ -26,7 +26,7 @@ SETUP = """\
 from setuptools import setup
 from mypyc.build import mypycify
 
-options = ["--python-version=3.11", "--ignore-missing-imports", "--follow-untyped-imports"]
+options = ["--python-version=3.11", "--ignore-missing-imports"]
 setup(name="fleetmesh", packages=[], ext_modules=mypycify([*options, *{modules!r}], opt_level="3",
       debug_level="0"))
 """

@@ -70,13 +70,13 @@ class Drip:
 async def test_two_thousand_heads_of_a_byte_a_second() -> None:
     """Each gets its 408 once head_timeout has passed, however many bytes come meanwhile."""
     open_files(5000)
-    timeout = 4.0
+    timeout = 8.0
     async with site(WorkerSettings(http=HttpSettings(head_timeout=timeout))) as there:
         normal = await there.p99(3)
         before = there.memory()
         drip = Drip(b"GET /small/1 HTTP/1.1\r\nHost: api\r\n")
         dripping = asyncio.ensure_future(drip.run(there, 2000))
-        watching = asyncio.ensure_future(unharmed(there, normal, 5, "2,000 slow heads"))
+        watching = asyncio.ensure_future(unharmed(there, normal, 3, "2,000 slow heads"))
         await asyncio.sleep(3)
         assert await there.active() >= 2000
         each = (there.memory() - before) / 2000
@@ -102,8 +102,8 @@ async def test_handshakes_of_a_byte_a_second() -> None:
         await asyncio.sleep(2)
         each = (there.memory() - before) / 500
         print(f"{each / 1024:.1f} KiB for each slow handshake")
-        await unharmed(there, normal, 9, "500 slow handshakes")
-        await asyncio.wait_for(dripping, 10)
+        await unharmed(there, normal, 3, "500 slow handshakes")
+        await asyncio.wait_for(dripping, 20)
         for answer, seconds in drip.answers.values():
             assert answer == b""
             assert HANDSHAKE_TIMEOUT <= seconds + 0.1 <= HANDSHAKE_TIMEOUT + LATE + 1
@@ -114,7 +114,7 @@ async def test_ten_thousand_idle_connections() -> None:
     """A kept connection costs a few KiB, and is closed when it was idle for idle_timeout."""
     count = 10_000
     open_files(count + 2000)
-    timeout = 14.0
+    timeout = 16.0
     request = b"GET /small/1 HTTP/1.1\r\nHost: api\r\n\r\n"
     async with site(WorkerSettings(http=HttpSettings(idle_timeout=timeout))) as there:
         normal = await there.p99(3)
@@ -149,7 +149,7 @@ async def test_ten_thousand_idle_connections() -> None:
 async def test_clients_that_never_read() -> None:
     """What they asked for stops at the application; after idle_timeout they are cut."""
     count = 50
-    async with site(WorkerSettings(http=HttpSettings(idle_timeout=4.0))) as there:
+    async with site(WorkerSettings(http=HttpSettings(idle_timeout=10.0))) as there:
         normal = await there.p99(3)
         before = there.memory()
         deaf = []

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from tests.bench.running import cpu_seconds, pss
 
-WARM = 60.0
-"""Seconds that say nothing of memory: pools and arenas grow until they fit the load."""
+WARM = 180.0
+"""Seconds that say nothing of memory: pools and arenas grow until they fit the load, in steps as
+the most that was ever open at once gets more."""
 ENOUGH = 5
 """Samples for a line."""
 MB = 1e6

@@ -21,7 +21,8 @@ class Lane:
 
     `source` is the local service whose certificate is shown, `expected` the SPIFFE ID that the
     endpoint must prove; both are empty for an application on this host, which is reached in the
-    clear. `session` is for the TLS layer to keep what it resumes from. `pool` has the idle
+    clear. `session` is for the TLS layer to keep what it resumes from, and to take another only
+    after `session_after` (monotonic seconds). `pool` has the idle
     connections of HTTP, `streams` those that carry TCP streams one after another. `warmed` says
     that its first connections are opened, or tried to be, without waiting for a request.
     """
@@ -34,6 +35,7 @@ class Lane:
         "pool",
         "port",
         "session",
+        "session_after",
         "sni",
         "source",
         "streams",
@@ -60,6 +62,7 @@ class Lane:
         self.sni = sni
         self.connect_timeout = connect_timeout
         self.session: Any = None
+        self.session_after = 0.0
         self.warmed = False
         idle = keeping.idle_timeout if expected else keeping.application_idle_timeout
         self.pool: Pool[Any] = Pool(

@@ -17,6 +17,8 @@ from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.stream import TlsStream
 
 MAX_ATTEMPTS = 3
+SESSION_PAUSE = 60.0
+"""Seconds until a lane takes another TLS session to resume."""
 
 P = TypeVar("P", bound=Receiver)
 
@@ -118,6 +120,11 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver, streams: bool)
         return Failure(Refusal.NO_IDENTITY, "")
     context = identity.streams if streams else identity.client
     session = lane.session if lane.session is not None and lane.session[0] is context else None
+    # Python 3.11 loses 6 KB each time that it is asked for a session, and a callee of several
+    # workers, with a ticket key each, makes for full handshakes: so once a minute at most.
+    keeper = lane if plane.now >= lane.session_after else None
+    if keeper is not None:
+        lane.session_after = plane.now + SESSION_PAUSE
     ready: asyncio.Future[None] = plane.loop.create_future()
     on_ready: Callable[[TlsStream, Exception | None], None] = _Ready(protocol, lane.expected, ready)
     stream = TlsStream(
@@ -126,7 +133,7 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver, streams: bool)
         server_side=False,
         server_hostname=lane.sni or None,
         session=session[1] if session is not None else None,
-        keeper=lane,
+        keeper=keeper,
     )
     try:
         transport, _ = await plane.loop.create_connection(_made(stream), lane.address, lane.port)
