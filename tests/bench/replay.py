@@ -90,8 +90,9 @@ class Wires:
 
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], _host: str, port: int
-    ) -> None:
-        self.connect(factory(), port)
+    ) -> tuple[Wire, asyncio.Protocol]:
+        protocol = factory()
+        return self.connect(protocol, port), protocol
 
     def connect(self, protocol: asyncio.Protocol, port: int) -> Wire:
         near, far = Wire(self, port), Wire(self, port)

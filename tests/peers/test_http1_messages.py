@@ -151,6 +151,7 @@ async def test_request(
 
 HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade"}
 OURS = {b"transfer-encoding", b"content-length", b"host", b"x-forwarded-client-cert"}
+OURS |= {b"traceparent", b"tracestate", b"x-request-id"}
 
 
 def same_meaning(raw: bytes, request: Received) -> None:

@@ -15,14 +15,17 @@ from fleetmesh.edge.ipc import (
     Applied,
     Channel,
     Collect,
+    CollectRecords,
     Drain,
     Listener,
     ListenerKind,
     Publish,
+    Recorded,
     Reported,
     ToController,
 )
 from fleetmesh.model.identity import Action, Intention
+from fleetmesh.model.record import Record
 from fleetmesh.model.report import Report
 from fleetmesh.model.snapshot import Leaf, LocalService, Mode, Snapshot, encode
 from fleetmesh.model.traffic import Endpoint, Protocol, Target, Upstream
@@ -190,6 +193,14 @@ class WorkerProcess:
         answer, _ = await self.channel.receive()
         assert isinstance(answer, Reported), answer
         return answer.report
+
+    async def records(self, limit: int = 1000) -> tuple[Record, ...]:
+        """Its access records, oldest first."""
+        self._requests += 1
+        await self.channel.send(CollectRecords(self._requests, limit))
+        answer, _ = await self.channel.receive()
+        assert isinstance(answer, Recorded), answer
+        return answer.records
 
     async def drain(self, seconds: float) -> int:
         """Its exit code."""

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from fleetmesh.model.report import BUCKETS, Report
 
 CALL = ("direction", "source", "destination")
+ROUTED = (*CALL, "route")
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -113,10 +114,10 @@ class _Figures(Collector):
 
 def _traffic(traffic: Report) -> Iterable[Metric]:
     requests = CounterMetricFamily(
-        "fleetmesh_requests", "HTTP requests by the status answered", labels=[*CALL, "code"]
+        "fleetmesh_requests", "HTTP requests by the status answered", labels=[*ROUTED, "code"]
     )
     for r in traffic.requests:
-        requests.add_metric([r.direction, r.source, r.destination, str(r.status)], r.count)
+        requests.add_metric([r.direction, r.source, r.destination, r.route, str(r.status)], r.count)
     yield requests
     yield from _connections(traffic)
     refusals = CounterMetricFamily(
@@ -130,11 +131,19 @@ def _traffic(traffic: Report) -> Iterable[Metric]:
     durations = HistogramMetricFamily(
         "fleetmesh_request_duration_seconds",
         "Time of whole requests",
-        labels=["direction", "destination"],
+        labels=[*ROUTED, "class"],
     )
     for latency in traffic.latencies:
         durations.add_metric(
-            [latency.direction, latency.destination], _cumulative(latency.counts), latency.total
+            [
+                latency.direction,
+                latency.source,
+                latency.destination,
+                latency.route,
+                f"{latency.code_class}xx",
+            ],
+            _cumulative(latency.counts),
+            latency.total,
         )
     yield durations
 

@@ -14,13 +14,15 @@ class Direction(enum.StrEnum):
 
 
 class RequestCount(msgspec.Struct, frozen=True, array_like=True):
-    """`status` is the answer's status code; `source` and `destination` are service names."""
+    """`status` is the answer's status code; `source` and `destination` are service names; `route`
+    is empty for requests that no route chose."""
 
     direction: Direction
     source: str
     destination: str
     status: int
     count: int
+    route: str = ""
 
 
 class ConnectionCount(msgspec.Struct, frozen=True, array_like=True):
@@ -51,10 +53,13 @@ class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
 
 class Latency(msgspec.Struct, frozen=True, array_like=True):
     """A histogram of whole-request seconds; `counts[i]` is up to and including `BUCKETS[i]`,
-    the last is all that took longer."""
+    the last is all that took longer. `code_class` is the first digit of the status codes."""
 
     direction: Direction
+    source: str
     destination: str
+    route: str
+    code_class: int
     counts: tuple[int, ...]
     total: float
 

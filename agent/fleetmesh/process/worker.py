@@ -25,15 +25,18 @@ import uvloop
 
 from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import link
+from fleetmesh.edge import journal
 from fleetmesh.edge.ipc import (
     Applied,
     Channel,
     ChannelClosedError,
     Collect,
+    CollectRecords,
     Drain,
     Listener,
     ListenerKind,
     Publish,
+    Recorded,
     Reported,
     ToWorker,
 )
@@ -41,11 +44,12 @@ from fleetmesh.edge.systemd import setup_logging
 from fleetmesh.edge.tls import IdentityError, client_context, server_context
 from fleetmesh.model.report import Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
+from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.keepalive import keep_alive
 from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
 from fleetmesh.proxy.warm import warm
-from fleetmesh.settings import WorkerSettings
+from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
 
 _log = logging.getLogger("fleetmesh.process.worker")  # run as __main__
 
@@ -123,6 +127,8 @@ class Worker:
             settings.http,
             settings.tcp,
             link(_EMPTY, 0, None, number),
+            settings.tracing,
+            _access_log(settings.access_log),
         )
         self._upstream = settings.upstream
         self._sockets: dict[str, socket.socket] = {}
@@ -135,8 +141,8 @@ class Worker:
             message, fds = await self._channel.receive()
             if isinstance(message, Publish):
                 await self._publish(message, fds)
-            elif isinstance(message, Collect):
-                await self._channel.send(Reported(message.request, self._report()))
+            elif isinstance(message, Collect | CollectRecords):
+                await self._answer(message)
             elif isinstance(message, Drain):
                 await self._drain(message.seconds)
                 return
@@ -236,6 +242,14 @@ class Worker:
         for name in set(self._sockets) - names:
             self._sockets.pop(name).close()
 
+    async def _answer(self, question: Collect | CollectRecords) -> None:
+        if isinstance(question, Collect):
+            await self._channel.send(Reported(question.request, self._report()))
+        else:
+            log = self._plane.access
+            records = log.records(question.limit) if log is not None else ()
+            await self._channel.send(Recorded(question.request, records))
+
     def _report(self) -> Report:
         identities = self._plane.identities
         served = tuple(
@@ -285,8 +299,8 @@ class Worker:
                 problems = await self._swap(message)
                 if problems is not None:
                     await self._channel.send(Applied(message.generation, "; ".join(problems)))
-            elif isinstance(message, Collect):
-                await self._channel.send(Reported(message.request, self._report()))
+            elif isinstance(message, Collect | CollectRecords):
+                await self._answer(message)
 
 
 class _Factory:
@@ -317,6 +331,16 @@ def _identity(snapshot: Snapshot, leaf: Leaf, share: bool) -> Identity:
         client_context(snapshot.roots, leaf, STREAMS),
         server_context(snapshot.roots, leaf, *([STREAMS] if share else [])),
     )
+
+
+def _access_log(settings: AccessLogSettings) -> AccessLog | None:
+    match settings.mode:
+        case AccessLogMode.OFF:
+            return None
+        case AccessLogMode.RING:
+            return AccessLog(settings, None)
+        case AccessLogMode.JOURNAL:
+            return AccessLog(settings, journal.sink())
 
 
 async def _serve(channel_fd: int, number: int, settings: WorkerSettings) -> int:

@@ -10,8 +10,8 @@ from fleetmesh.model.report import Direction
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import peer_name
 from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
-from fleetmesh.proxy.exchange import Exchange
 from fleetmesh.proxy.plane import Plane
+from fleetmesh.proxy.recorded import exchange
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.tcp import TcpArrival
 
@@ -25,7 +25,7 @@ def serve(plane: Plane, transport: Conduit, site: Site, protocol: Protocol, port
     """Let a connection of `site` be served as `protocol`. `port` is where the application
     listens: on some the server speaks first, and nothing would come to find it out from."""
     if protocol is Protocol.HTTP:
-        hand_over(transport, Exchange(plane, site))
+        hand_over(transport, exchange(plane, site))
     elif protocol is Protocol.AUTO and port not in SERVER_FIRST_PORTS:
         hand_over(transport, Detecting(plane, site))
     else:
@@ -82,7 +82,7 @@ class Detecting(Quiet):
             site.kind = found.kind.value
         plane.detected(site, peer_name(transport))
         http = found.kind is Kind.HTTP
-        successor: Receiver = Exchange(plane, site) if http else TcpArrival(plane, site)
+        successor: Receiver = exchange(plane, site) if http else TcpArrival(plane, site)
         hand_over(transport, successor)
         if self._data:
             successor.data_received(bytes(self._data))

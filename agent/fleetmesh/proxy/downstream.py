@@ -21,12 +21,15 @@ from fleetmesh.proxy.reader import (
     RequestReader,
 )
 from fleetmesh.proxy.site import Site
-from fleetmesh.proxy.telemetry import CLIENT_CLOSED
+from fleetmesh.proxy.telemetry import CLIENT_CLOSED, Tally
 
 
 class Downstream(RequestReader):
     """What a connection does with a request is the subclass's: `begin` when the head is whole,
-    `_flush` when bytes for the upstream are in `out`, `_abandon` when nobody waits any more."""
+    `_flush` when bytes for the upstream are in `out`, `_abandon` when nobody waits any more.
+
+    `tally` is where bytes and answers are counted.
+    """
 
     __slots__ = (
         "_ended",
@@ -36,6 +39,7 @@ class Downstream(RequestReader):
         "series",
         "site",
         "status",
+        "tally",
         "write_paused",
     )
 
@@ -45,6 +49,7 @@ class Downstream(RequestReader):
         self.series = plane.telemetry.series(
             site.direction, site.source, site.destination, site.kind
         )
+        self.tally: Tally = self.series
         self.began = 0.0
         self.peer = ""
         self.status = 0
@@ -98,7 +103,7 @@ class Downstream(RequestReader):
         self.out.clear()
         self.plane.refused(self.site, refusal, self.peer, detail)
         if self.response_begun:
-            self.series.answered(self.status, time.monotonic() - self.started)
+            self.tally.answered(self.site.route_name, self.status, self.started)
             self.phase = GONE
             self.abort()
             return
@@ -121,7 +126,9 @@ class Downstream(RequestReader):
 
     def exchange_over(self) -> None:
         """The answer is out. On to the next request, or to the end."""
-        self.series.answered(self.status, time.monotonic() - self.started)
+        site = self.site
+        self.tally.answered(site.route_name, self.status, self.started)
+        site.route_name = ""  # the next request may end before it has one
         if self.phase != WAIT or not self.persistent or (self._ended and not self.backlog):
             self.leave()
             return
@@ -168,9 +175,8 @@ class Downstream(RequestReader):
         """The client went away in the middle of an exchange."""
         self.phase = LEAVING
         self._abandon()
-        self.series.answered(
-            self.status if self.response_begun else CLIENT_CLOSED, time.monotonic() - self.started
-        )
+        status = self.status if self.response_begun else CLIENT_CLOSED
+        self.tally.answered(self.site.route_name, status, self.started)
 
     # What the worker asks of every connection.
 

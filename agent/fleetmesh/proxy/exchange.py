@@ -6,7 +6,6 @@ There is no object per request: what an exchange needs to know stands in the con
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from fleetmesh.core.request import IDEMPOTENT
@@ -24,9 +23,10 @@ KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nob
 
 
 class Exchange(Downstream):
-    """`_kept` is what of the request was sent already, as long as it can be sent again."""
+    """`_kept` is what of the request was sent already, as long as it can be sent again. `marks` are
+    the lines that tell the next one of the request's trace."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_upstream")
+    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_upstream", "marks")
 
     def __init__(self, plane: Plane, site: Site) -> None:
         super().__init__(plane, site)
@@ -35,6 +35,7 @@ class Exchange(Downstream):
         self._kept: list[bytes] | None = None
         self._kept_bytes = 0
         self._replayed = False
+        self.marks = b""
 
     # Towards the upstream.
 
@@ -51,7 +52,8 @@ class Exchange(Downstream):
         if pool.max_requests and pool.full(pool.max_requests):
             self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
             return
-        self.out.append(self.rebuild(site.default_host, site.added))
+        marks = self.marks = self.plane.marker.mark(self)
+        self.out.append(self.rebuild(site.default_host, marks + site.added))
         self._kept = []
         self._kept_bytes = 0
         self._replayed = False
@@ -61,6 +63,9 @@ class Exchange(Downstream):
         else:
             self._upstream = upstream
             upstream.serve(self, reused=True)
+
+    def reached(self, lane: Lane) -> None:
+        """It was tried to dial this one."""
 
     def _dial(self, lane: Lane) -> None:
         self._ticket += 1
@@ -73,6 +78,8 @@ class Exchange(Downstream):
             lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
         finally:
             pool.opening -= 1
+        if ticket == self._ticket:
+            self.reached(lane)
         if isinstance(outcome, Upstream):
             lane.pool.lend()
             if ticket == self._ticket and outcome.usable:
@@ -111,7 +118,7 @@ class Exchange(Downstream):
                 self._kept = None
             else:
                 self._kept.append(data)
-        self.series.sent += len(data)
+        self.tally.sent += len(data)
         upstream.transport.write(data)
 
     def _abandon(self) -> None:
@@ -163,7 +170,7 @@ class Exchange(Downstream):
         self._upstream = None
         if self.response_begun:
             self.plane.refused(self.site, refusal, self.peer, detail)
-            self.series.answered(self.status, time.monotonic() - self.started)
+            self.tally.answered(self.site.route_name, self.status, self.started)
             self.phase = GONE
             self.abort()
             return
@@ -193,7 +200,7 @@ class Exchange(Downstream):
         self._ticket += 1
         self.phase = GONE
         self.status = 101
-        self.series.answered(101, time.monotonic() - self.started)
+        self.tally.answered(self.site.route_name, 101, self.started)
         self.plane.connections.discard(self)
         early, self.backlog = self.backlog, b""
         if self._paused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 import time
 from collections.abc import Coroutine, Mapping
@@ -12,10 +13,12 @@ from typing import Any, Protocol
 import msgspec
 
 from fleetmesh.core.table import Lane, Table, dropped
+from fleetmesh.core.trace import Marker, Tracing
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import Telemetry
-from fleetmesh.settings import HttpSettings, TcpSettings
+from fleetmesh.settings import HttpSettings, TcpSettings, TracingSettings
 
 _log = logging.getLogger(__name__)
 
@@ -57,16 +60,20 @@ class Held(Protocol):
 
 
 class Plane:
-    """One per worker. `table` and `identities` are swapped whole by `publish`."""
+    """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
+    where no records are kept of requests."""
 
     __slots__ = (
         "_logged",
         "_tasks",
+        "_told_dropped",
+        "access",
         "connections",
         "draining",
         "http",
         "identities",
         "loop",
+        "marker",
         "now",
         "table",
         "tcp",
@@ -79,7 +86,13 @@ class Plane:
         http: HttpSettings,
         tcp: TcpSettings,
         table: Table,
+        tracing: TracingSettings | None = None,
+        access: AccessLog | None = None,
     ) -> None:
+        tracing = tracing or TracingSettings()
+        self.marker = Tracing(tracing.sample_rate, os.urandom) if tracing.enabled else Marker()
+        self.access = access
+        self._told_dropped = 0
         self.loop = loop
         self.http = http
         self.tcp = tcp
@@ -206,7 +219,20 @@ class Plane:
             self._logged.clear()
             for lane in self.table.lanes():
                 self._expire_idle(lane, now)
+        if self.access is not None and self.access.journal:
+            self._flush_access()
         self.loop.call_later(SWEEP, self._sweep, round_ + 1)
+
+    def _flush_access(self) -> None:
+        """A portion at a time, so that traffic passes between them."""
+        log = self.access
+        if log is None:
+            return
+        if log.flush():
+            self.loop.call_soon(self._flush_access)
+        elif log.dropped != self._told_dropped:
+            _log.warning("%d access records were dropped", log.dropped - self._told_dropped)
+            self._told_dropped = log.dropped
 
     @staticmethod
     def _expire_idle(lane: Lane, now: float) -> None:

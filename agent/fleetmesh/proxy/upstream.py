@@ -153,7 +153,7 @@ class Upstream(ResponseHead):
         if out:
             answer = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
-            exchange.series.received += len(answer)
+            exchange.tally.received += len(answer)
             exchange.deadline = self.plane.now + self.plane.http.idle_timeout
             exchange.transport.write(answer)
         if self.phase == DONE:

@@ -92,6 +92,30 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_connections: Annotated[int, kinds.WARM] = 0
 
 
+class TracingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`enabled`: requests are told their trace and their id; `sample_rate` is the share of the
+    traces begun here that are sampled."""
+
+    enabled: bool = True
+    sample_rate: Annotated[float, kinds.SHARE] = 0.01
+
+
+class AccessLogMode(enum.StrEnum):
+    """Where a record of every request goes."""
+
+    OFF = "off"
+    RING = "ring"
+    JOURNAL = "journal"
+
+
+class AccessLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`size` is how many records each worker's ring keeps; `query` keeps query strings too."""
+
+    mode: AccessLogMode = AccessLogMode.OFF
+    size: Annotated[int, kinds.RECORDS] = 1000
+    query: bool = False
+
+
 class WorkerSettings(msgspec.Struct, frozen=True):
     """What a worker is started with, as JSON in its arguments."""
 
@@ -99,6 +123,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     tcp: TcpSettings = TcpSettings()
     log_level: str = "info"
     upstream: UpstreamSettings = UpstreamSettings()
+    tracing: TracingSettings = TracingSettings()
+    access_log: AccessLogSettings = AccessLogSettings()
 
 
 class Ports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,6 +195,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     http: HttpSettings = HttpSettings()
     tcp: TcpSettings = TcpSettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    tracing: TracingSettings = TracingSettings()
+    access_log: AccessLogSettings = AccessLogSettings()
     services: Annotated[tuple[ServiceSettings, ...], kinds.Hidden()] = ()
 
     def on_stop_of(self, service: ServiceSettings) -> OnStop:

@@ -22,7 +22,7 @@ def report(number: int) -> Report:
         requests=(RequestCount(OUT, "web", "api", 200, number),),
         connections=(ConnectionCount(OUT, "web", "api", "http", number, 1, 10 * number, 5, 0.5),),
         refusals=(RefusalCount(OUT, "web", "api", "denied", number),),
-        latencies=(Latency(OUT, "api", counts, number / 10),),
+        latencies=(Latency(OUT, "web", "api", "", 2, counts, number / 10),),
     )
 
 

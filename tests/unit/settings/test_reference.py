@@ -35,6 +35,8 @@ STRUCTS = (
     settings.HttpSettings,
     settings.TcpSettings,
     settings.UpstreamSettings,
+    settings.TracingSettings,
+    settings.AccessLogSettings,
     settings.ServiceSettings,
 )
 DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE)
@@ -54,7 +56,7 @@ def written(hint: Any) -> str:
     if origin is dict:
         return "[check](#checks)" if args[1] is Any else f"map to: {written(args[1])}"
     if issubclass(hint, msgspec.Struct):
-        name = hint.__name__.removesuffix("Settings").lower()
+        name = re.sub(r"\B([A-Z])", r"_\1", hint.__name__.removesuffix("Settings")).lower()
         return f"[{name}](#{name})"
     if issubclass(hint, enum.Enum):
         return "one of " + ", ".join(member.value for member in hint)
