@@ -162,7 +162,7 @@ WORKS = (
     Work("tcp_bulk", "TCP, one stream, each way", "GB", 4, bulk),
     Work(
         "new_connections",
-        "TCP, a new connection with its own TLS for each request",
+        "TCP, a new connection of the caller for each request",
         "connection",
         4,
         wrk("close", 16, "conn"),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fcntl
 import hashlib
 import json
+import struct
+import termios
 from urllib.parse import parse_qs, urlsplit
 
 Fields = list[tuple[str, str]]
@@ -132,7 +135,11 @@ class Scripted:
 
     async def do_reject(self, reader, writer, method, target, fields, query) -> bool:  # type: ignore[no-untyped-def]
         writer.write(b"HTTP/1.1 413 Too Much\r\nContent-Length: 2\r\n\r\nno")
-        # The kernel still holds a part of the body: closing now is a reset.
+        # The kernel still holds a part of the body: closing now is a reset, which also discards
+        # what has not left yet. The answer has when the peer's kernel has acknowledged it.
+        sock = writer.get_extra_info("socket").fileno()
+        while struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]:
+            pass
         writer.transport.abort()
         return False
 

@@ -187,6 +187,7 @@ class Worker:
         """Contexts for every service that has a leaf; those of an unchanged leaf are kept, and
         with them the TLS sessions that can be resumed."""
         identities: dict[str, Identity] = {}
+        share = self._plane.tcp.share_connections
         leaves: dict[str, tuple[tuple[str, ...], Leaf]] = {}
         for service in snapshot.services:
             leaf = service.leaf
@@ -198,7 +199,7 @@ class Worker:
                 leaves[service.name] = (snapshot.roots, leaf)
                 continue
             try:
-                identities[service.name] = _identity(snapshot, leaf)
+                identities[service.name] = _identity(snapshot, leaf, share)
                 leaves[service.name] = (snapshot.roots, leaf)
             except IdentityError as error:
                 problems.append(f"{service.name}: {error}")
@@ -322,13 +323,13 @@ class _Factory:
                 return PlainArrival(self._plane)
 
 
-def _identity(snapshot: Snapshot, leaf: Leaf) -> Identity:
+def _identity(snapshot: Snapshot, leaf: Leaf, share: bool) -> Identity:
     return Identity(
         leaf.serial,
         leaf.not_after,
         client_context(snapshot.roots, leaf),
         client_context(snapshot.roots, leaf, STREAMS),
-        server_context(snapshot.roots, leaf, STREAMS),
+        server_context(snapshot.roots, leaf, *([STREAMS] if share else [])),
     )
 
 

@@ -120,11 +120,14 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver, streams: bool)
         return Failure(Refusal.NO_IDENTITY, "")
     context = identity.streams if streams else identity.client
     session = lane.session if lane.session is not None and lane.session[0] is context else None
-    # Python 3.11 loses 6 KB each time that it is asked for a session, and a callee of several
-    # workers, with a ticket key each, makes for full handshakes: so once a minute at most.
-    keeper = lane if plane.now >= lane.session_after else None
-    if keeper is not None:
-        lane.session_after = plane.now + SESSION_PAUSE
+    keeper: Lane | None = lane
+    if session is not None:
+        # Python 3.11 loses 6 KB each time that it is asked for a session, and a callee of several
+        # workers, with a ticket key each, takes only some: so another once a minute at most.
+        if plane.now >= lane.session_after:
+            lane.session_after = plane.now + SESSION_PAUSE
+        else:
+            keeper = None
     ready: asyncio.Future[None] = plane.loop.create_future()
     on_ready: Callable[[TlsStream, Exception | None], None] = _Ready(protocol, lane.expected, ready)
     stream = TlsStream(

@@ -64,7 +64,7 @@ class TcpArrival(Quiet):
         transport.pause_reading()
         self._lane = lane
         lane.pool.opening += 1
-        carrier = lane.streams.take(plane.now)
+        carrier = lane.streams.take(plane.now) if plane.tcp.share_connections else None
         if carrier is not None:
             self.deadline = plane.now + lane.connect_timeout
             self._carrier = carrier
@@ -98,7 +98,9 @@ class TcpArrival(Quiet):
             return DialledCarrier(plane, lane) if lane.expected else relay.destination
 
         try:
-            lane, outcome = await dial(plane, self.site, lane, made, streams=True)
+            lane, outcome = await dial(
+                plane, self.site, lane, made, streams=plane.tcp.share_connections
+            )
         finally:
             pool.opening -= 1
             plane.connections.discard(self)

@@ -67,11 +67,13 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`detect_timeout`: seconds that a connection whose protocol is to be found out may stay
-    silent; `keepalive`: silent seconds until the kernel probes whether the peer is there."""
+    silent; `keepalive`: silent seconds until the kernel probes whether the peer is there.
+    `share_connections`: streams follow one another on the connections between agents."""
 
     idle_timeout: Timeout = 3600.0
     keepalive: Annotated[float, kinds.KEEPALIVE] = 60.0
     detect_timeout: Annotated[float, kinds.DETECT] = 0.5
+    share_connections: bool = True
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,22 @@ from tests.bench.site import CALLER, SERVICES, SOURCES, Site
 from tests.support.ca import TRUST_DOMAIN
 from tests.support.compiled import compiled
 
+Running = AbstractContextManager[tuple[dict[str, int], list[int]]]
+
+
+def start(site: Site) -> Running:
+    return _start(site, "fleetmesh", share_connections=True)
+
+
+def start_unshared(site: Site) -> Running:
+    """Every TCP connection of the caller has its own TLS connection: what a handshake costs."""
+    return _start(site, "unshared", share_connections=False)
+
 
 @contextmanager
-def start(site: Site) -> Iterator[tuple[dict[str, int], list[int]]]:
+def _start(
+    site: Site, name: str, *, share_connections: bool
+) -> Iterator[tuple[dict[str, int], list[int]]]:
     ports = free_ports(2 * len(SERVICES))
     entry = dict(zip(SERVICES, ports[: len(SERVICES)], strict=True))
     sidecar = dict(zip(SERVICES, ports[len(SERVICES) :], strict=True))
@@ -41,20 +54,21 @@ def start(site: Site) -> Iterator[tuple[dict[str, int], list[int]]]:
     with ExitStack() as stack:
         pids = []
         for side, document in (("outbound", outbound), ("inbound", inbound)):
-            file = site.directory / f"fleetmesh-{side}.json"
+            document["settings"] = {"tcp": {"share_connections": share_connections}}
+            file = site.directory / f"{name}-{side}.json"
             file.write_text(json.dumps(document, indent=1))
-            pids.append(stack.enter_context(_running(site.directory, side, file)))
+            pids.append(stack.enter_context(_running(site.directory, f"{name}-{side}", file)))
         for side in ("outbound", "inbound"):
-            log = site.directory / f"fleetmesh-{side}.log"
-            wait_for(f"fleetmesh {side}", lambda log=log: "ready\n" in log.read_text())
+            log = site.directory / f"{name}-{side}.log"
+            wait_for(f"{name} {side}", lambda log=log: "ready\n" in log.read_text())
         yield entry, pids
 
 
-def _running(directory: Path, side: str, file: Path) -> Any:
+def _running(directory: Path, name: str, file: Path) -> Any:
     program = str(Path(sys.executable).with_name("fleetmesh"))
     command = ["env", f"PYTHONPATH={compiled()}", program]
     command += ["dataplane", "--snapshot", str(file), "--workers", "1"]
-    return running(f"fleetmesh-{side}", command, directory)
+    return running(name, command, directory)
 
 
 def _protocol(service: str) -> str:

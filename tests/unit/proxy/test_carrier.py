@@ -178,3 +178,12 @@ async def test_idle_connections_end_with_their_time_and_with_the_drain() -> None
         await settled(running)
         async with asyncio.timeout(3):
             assert await running.callee.drain(10) == 0
+
+
+async def test_without_sharing_each_connection_has_its_own() -> None:
+    settings = WorkerSettings(tcp=TcpSettings(share_connections=False))
+    async with mesh(echo, protocol=Protocol.TCP, settings=settings) as running:
+        for _ in range(3):
+            assert await ask(running, b"x" * 1000) == b"x" * 1000
+        await settled(running)
+        assert not carriers(running)
