@@ -368,6 +368,32 @@ def test_unchanged_programs_talk_with_identity_and_under_intentions(
     mesh.eventually(lambda: call("daemon")[0] == 200, "the permission", 2)
 
 
+def test_a_request_can_be_followed_through_both_hops(
+    application: None, consul: ConsulServer, mesh: Agent
+) -> None:
+    """By its trace, which the application is told too; records are kept once they are asked for."""
+    consul.put("/v1/config", {"Kind": "service-defaults", "Name": "api", "Protocol": "http"})
+    mesh.start()
+    mesh.eventually(lambda: serving(mesh), "registrations")
+    assert mesh.ask("GET", "/v1/requests")[0] == 409
+    mesh.configure(access_log={"mode": "ring"})
+    assert mesh.ask("POST", "/v1/reload")[0] == 200
+    mesh.eventually(through_the_mesh, "an answer through the mesh")
+    _, answer = call("daemon", "-H", "X-Request-Id: follow-me")
+    told = {name.lower(): value for name, value in answer["headers"].items()}
+    assert told["x-request-id"] == "follow-me"
+
+    def hops() -> dict[str, Any]:
+        records = mesh.ask("GET", "/v1/requests?limit=10")[1]["requests"]
+        return {r["direction"]: r for r in records if r["request_id"] == "follow-me"}
+
+    mesh.eventually(lambda: len(hops()) == 2, "a record of each hop")
+    out, inward = hops()["outbound"], hops()["inbound"]
+    assert out["trace_id"] == inward["trace_id"] == told["traceparent"][3:35]
+    assert (out["source"], out["destination"], out["status"]) == ("web", "api", 200)
+    assert inward["parent_id"] == out["span_id"]
+
+
 def test_no_request_fails_while_the_agent_restarts(
     application: None, consul: ConsulServer, mesh: Agent
 ) -> None:
