@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
-import os
 import sys
 import traceback
 from pathlib import Path
 
+from tests.fuzz.target import run
 from tests.support.http_judge import DivergenceError
 from tests.support.http_known import known
 
@@ -25,8 +24,6 @@ class Findings:
 
     def run(self, data: bytes) -> None:
         """One execution; never raises."""
-        from tests.fuzz.target import run
-
         self.executions += 1
         try:
             self.through += run(data)
@@ -56,11 +53,3 @@ class Findings:
         lines += [f"  known: {count} x {title}" for title, count in self.known.items()]
         lines += [f"  FOUND: {kind}: {data!r}" for kind, data in self.kinds.items()]
         return "\n".join(lines)
-
-    def report_at_exit(self) -> None:
-        def end() -> None:
-            print(self.report(), flush=True)
-            if self.kinds:
-                os._exit(1)
-
-        atexit.register(end)
