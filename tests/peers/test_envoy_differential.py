@@ -7,7 +7,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 import pytest
@@ -20,6 +20,7 @@ from tests.support.http_known import REFUSED
 from tests.support.http_meaning import OURS
 from tests.support.http_reader import End, Message, read_requests
 from tests.support.mesh import mesh
+from tests.support.recorder import Recorder
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -91,39 +92,6 @@ BORDERLINE = (
 )  # fmt: skip
 
 
-GARBLED = (End.ILLEGAL_HEAD, End.ILLEGAL_BODY)
-
-
-def ends(stream: bytearray) -> End:
-    return read_requests(bytes(stream), empty_lines=False).end
-
-
-@dataclass
-class Backend:
-    """Answers every request with 200 and keeps what it read: `streams`, one for a connection."""
-
-    streams: list[bytearray] = field(default_factory=list)
-
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        stream = bytearray()
-        answered = 0
-        try:
-            while data := await reader.read(65536):
-                if not any(stream is one for one in self.streams):
-                    stream, answered = bytearray(), 0  # another case on the same connection
-                    self.streams.append(stream)
-                stream += data
-                reading = read_requests(bytes(stream), empty_lines=False)
-                garbled = reading.end in GARBLED
-                whole = sum(one.whole for one in reading.messages) + garbled
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" * (whole - answered))
-                answered = whole
-        except (ConnectionError, asyncio.CancelledError):
-            pass  # the end of the tests, at the latest
-        finally:
-            writer.close()
-
-
 @dataclass(frozen=True)
 class Outcome:
     """`verdict` is forwarded, refused or waiting; `refusal` the status line's code, if any."""
@@ -138,10 +106,10 @@ class Way:
     """One of the two proxies with a backend of its own."""
 
     port: int
-    backend: Backend
+    backend: Recorder
 
     async def send(self, raw: bytes) -> Outcome:
-        self.backend.streams.clear()
+        self.backend.clear()
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(raw)
         answer = b""
@@ -158,21 +126,13 @@ class Way:
         if raw.count(b"HTTP/1.") > 1:
             await asyncio.sleep(0.03)
         writer.close()
-        messages = self.whole()
-        garbled = any(ends(one) in GARBLED for one in self.backend.streams)
+        messages = self.backend.whole()
         code = re.search(rb"HTTP/1.[01] ([45]\d\d)", answer)
-        if messages or garbled:
+        if messages or self.backend.garbled():
             return Outcome("forwarded", messages, code[1] if code else b"")
         if waiting and code is None:
             return Outcome("waiting")
         return Outcome("refused", (), code[1] if code else b"")
-
-    def whole(self) -> tuple[Message, ...]:
-        messages: list[Message] = []
-        for stream in self.backend.streams:
-            reading = read_requests(bytes(stream), empty_lines=False)
-            messages += [one for one in reading.messages if one.whole]
-        return tuple(messages)
 
 
 @dataclass(frozen=True)
@@ -194,7 +154,7 @@ def envoy_backend_port() -> int:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ways(envoy: int, envoy_backend_port: int) -> AsyncIterator[Ways]:
-    ours, theirs = Backend(), Backend()
+    ours, theirs = Recorder(), Recorder()
     async with (
         await asyncio.start_server(theirs, "127.0.0.1", envoy_backend_port),
         mesh(ours) as running,
@@ -283,7 +243,7 @@ async def test_envoy_understands_what_the_mesh_understands(ways: Ways) -> None:
     unexplained = []
     for raw in cases():
         ours, theirs = await asyncio.gather(ways.mesh.send(raw), ways.envoy.send(raw))
-        assert not any(ends(one) in GARBLED for one in ways.mesh.backend.streams), raw
+        assert ways.mesh.backend.garbled() == [], raw
         both = f"mesh {ours.verdict}, Envoy {theirs.verdict}"
         why = explained(raw, ours, theirs)
         seen[f"{both}: {why}" if why else both] += 1

@@ -86,7 +86,7 @@ def _judge_answers(wires: Wires, sent: Reading, arrived: list[Message]) -> None:
 def _judge_answer(request: Message, answer: Answer, answers: list[Message]) -> bool:
     """Take what the client got for `request` from the front of `answers`; False when what the
     endpoint said next on that connection is nobody's answer."""
-    given = read_answers(answer.raw, [request.line[0]], ended=answer.closes)
+    given = read_answers(answer.raw, [request.line[0]], ended=answer.closes, empty_lines=True)
     final = _final(given)
     owed = answer.legal and final is not None and final.whole and request.whole
     for ours in given.messages:

@@ -37,10 +37,10 @@ KNOWN = (
         r"requests arrived of \d+ \(no request line: b['\"][^\n]*  ",
     ),
     Known(
-        "an empty line before the status line is skipped, which only servers may do",
+        "a bare CR or LF before the status line is skipped like an empty line",
         _GET,
-        b"\r\n" + _OK,
-        r"made of .*(?:b['\"]|\\r\\n\\r\\n)(?:\\r|\\n)+HTTP/",
+        b"\n" + _OK,
+        r"made of .*(?:b['\"]|\\n)(?:\\r|\\n)+HTTP/",
     ),
     Known(
         "control characters in the reason phrase are forwarded",

@@ -113,11 +113,18 @@ def read_requests(raw: bytes, *, most: int = 1 << 30, empty_lines: bool = True) 
             return Reading(tuple(messages), end, raw, why)
 
 
-def read_answers(raw: bytes, methods: list[bytes], *, ended: bool) -> Reading:
-    """What a server sent on one connection to requests of these methods; `ended`: it closed."""
+def read_answers(
+    raw: bytes, methods: list[bytes], *, ended: bool, empty_lines: bool = False
+) -> Reading:
+    """What a server sent on one connection to requests of these methods; `ended`: it closed.
+
+    `empty_lines`: those before a status line are ignored, which servers in the field send.
+    """
     messages: list[Message] = []
     waiting = list(methods)
     while raw and waiting:
+        while empty_lines and raw.startswith(b"\r\n"):
+            raw = raw[2:]
         try:
             head = _head(raw)
             if head is None:
