@@ -26,6 +26,9 @@ step = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
 
 PREREQUISITES := curl gcc git iproute2 libsystemd-dev mmdebstrap netcat-openbsd nftables \
   openssh-client pkg-config procps python3-dev python3-venv systemd-container wrk
+# An independent client of the tests. A Node from elsewhere has its npm with it, and tolerates
+# no other.
+NODE := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -129,6 +132,7 @@ test-fast: venv ## lint, types and every test that needs neither hosts nor Consu
 test-fleet: prereqs venv image ## the tests on real hosts, in a lab of their own
 	@tools/run-tests fleet
 
+test: PREREQUISITES += $(NODE)
 test: prereqs venv image ## everything: lint, types, all tests
 	@tools/run-tests all
 

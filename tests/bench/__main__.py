@@ -12,7 +12,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench.contenders import START, Contender
+from tests.bench.contenders import ONLY, START, Contender
 from tests.bench.install import BUILD, install, path
 from tests.bench.report import Report
 from tests.bench.running import FailedError, family, pss
@@ -65,7 +65,12 @@ def _rounds(
 ) -> None:
     """Every contender once a round: A B A B."""
     seconds = min(work.seconds, options.seconds or work.seconds)
-    taking_part = [c for c in contenders if c.roots or not work.needs_proxy]
+    taking_part = [
+        contender
+        for contender in contenders
+        if (contender.roots or not work.needs_proxy)
+        and ONLY.get(contender.name, work.name) == work.name
+    ]
     for number in range(options.rounds):
         shown = []
         for contender in taking_part:

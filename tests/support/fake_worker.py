@@ -1,6 +1,7 @@
 """A worker that does as its snapshot says: `hang` stops reading, `mute` never applies, `refuse`
 applies with an error, `die` exits with 3; anything else is applied. Its report counts one request
-per worker number, and one connection per socket that it was given."""
+per worker number, and one connection per socket that it was given; its access
+records are of every other second from its number on."""
 
 from __future__ import annotations
 
@@ -10,13 +11,17 @@ import os
 import signal
 import socket
 
+from tests.support.record import record
+
 from fleetmesh.edge.ipc import (
     Applied,
     Channel,
     ChannelClosedError,
     Collect,
+    CollectRecords,
     Drain,
     Publish,
+    Recorded,
     Reported,
     ToWorker,
 )
@@ -48,6 +53,10 @@ async def serve(channel: Channel, number: int) -> None:
                     (ConnectionCount(Direction.INBOUND, "a", "b", "http", sockets, 1, 0, 0),),
                 )
                 await channel.send(Reported(request, report))
+            case CollectRecords(request, limit):
+                times = range(number, 10, 2)[-limit:]
+                records = tuple(record(time=float(time)) for time in times)
+                await channel.send(Recorded(request, records))
             case Drain():
                 return
 

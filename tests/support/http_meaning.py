@@ -21,7 +21,7 @@ FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 # The mesh moves these to another place of the head.
 MOVED = frozenset({b"host", b"expect", b"content-length"})
 # The mesh says these itself, whatever a client said.
-OURS = frozenset({b"x-forwarded-client-cert", b"traceparent", b"tracestate"})
+OURS = frozenset({b"x-forwarded-client-cert", b"traceparent", b"tracestate", b"x-request-id"})
 NEVER_NOMINATED = FRAMING | {b"host", b"x-forwarded-client-cert"}
 # RFC 9110 section 6.5.1: these would change a message when merged into its head.
 NO_TRAILER = (

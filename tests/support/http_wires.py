@@ -143,7 +143,7 @@ class Wires:
     def __init__(self, script: list[Answer], http: HttpSettings | None = None) -> None:
         self.table = link(_snapshot(), 1, None, 0)
         self.plane = Plane(Still(), http or HttpSettings(), TcpSettings(), self.table)
-        self.lane = self.table.routes["api"].places[0].lane("web", False)
+        self.lane = self.table.upstreams["api"].default.target.places[0].lane("web", False)
         self.script = deque(script)
         self.answers: list[Answer] = []
         self._spare = [self._connected() for _ in range(SPARE)]

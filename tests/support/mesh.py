@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import msgspec
 from tests.support.ca import Authority
 from tests.support.worker import (
     WorkerProcess,
@@ -63,25 +64,54 @@ async def mesh(
     application: Handler,
     *,
     protocol: Protocol = Protocol.HTTP,
+    called_as: Protocol | None = None,
     settings: WorkerSettings | None = None,
+    declared: bool = False,
+    identity: str = "",
 ) -> AsyncIterator[Mesh]:
     """`application` handles the connections to api."""
+    server = await asyncio.start_server(application, "127.0.0.1", 0)
+    async with mesh_to(
+        port_of(server.sockets[0]),
+        protocol=protocol,
+        called_as=called_as,
+        settings=settings,
+        declared=declared,
+        identity=identity,
+    ) as running:
+        yield running
+    server.close()
+
+
+@asynccontextmanager
+async def mesh_to(
+    app_port: int,
+    *,
+    protocol: Protocol = Protocol.HTTP,
+    called_as: Protocol | None = None,
+    settings: WorkerSettings | None = None,
+    declared: bool = False,
+    identity: str = "",
+) -> AsyncIterator[Mesh]:
+    """api is whatever listens on 127.0.0.1:`app_port` already, of `protocol`, also for its callers
+    unless they know it as another: `called_as`. web may be `declared` to call api, and expect it
+    to prove another service's `identity`."""
     authority = Authority()
     leaves = {name: authority.leaf(name) for name in ("web", "api")}
-    server = await asyncio.start_server(application, "127.0.0.1", 0)
-    app_port = server.sockets[0].getsockname()[1]
     out, side = listening(), listening()
 
     def state(intentions: tuple[Intention, ...]) -> Snapshot:
         return snapshot(
             authority,
             (
-                local_service("web", 1, leaves["web"]),
+                msgspec.structs.replace(
+                    local_service("web", 1, leaves["web"]), upstreams=("api",) if declared else ()
+                ),
                 local_service(
                     "api", app_port, leaves["api"], protocol=protocol, intentions=intentions
                 ),
             ),
-            (upstream("api", port_of(side), protocol=protocol),),
+            (upstream("api", port_of(side), protocol=called_as or protocol, identity=identity),),
         )
 
     async with WorkerProcess(0, settings) as caller, WorkerProcess(1, settings) as callee:
@@ -115,22 +145,3 @@ async def mesh(
         )
     out.close()
     side.close()
-    server.close()
-
-
-@asynccontextmanager
-async def mesh_to(port: int) -> AsyncIterator[Mesh]:
-    """A mesh whose api is whatever listens on `port` already."""
-
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", port)
-
-        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            while data := await source.read(65536):
-                sink.write(data)
-            sink.close()
-
-        await asyncio.gather(copy(reader, back), copy(there, writer))
-
-    async with mesh(forward) as running:
-        yield running

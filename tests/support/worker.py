@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 from types import TracebackType
@@ -16,17 +15,21 @@ from fleetmesh.edge.ipc import (
     Applied,
     Channel,
     Collect,
+    CollectRecords,
     Drain,
     Listener,
     ListenerKind,
     Publish,
+    Recorded,
     Reported,
     ToController,
 )
 from fleetmesh.model.identity import Action, Intention
+from fleetmesh.model.record import Record
 from fleetmesh.model.report import Report
 from fleetmesh.model.snapshot import Leaf, LocalService, Mode, Snapshot, encode
 from fleetmesh.model.traffic import Endpoint, Protocol, Target, Upstream
+from fleetmesh.process.workers import environment
 from fleetmesh.settings import WorkerSettings
 
 
@@ -146,7 +149,7 @@ class WorkerProcess:
             "--settings",
             msgspec.json.encode(self._settings).decode(),
             pass_fds=[theirs.fileno()],
-            env={key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"},
+            env=environment(),
         )
         theirs.close()
         self.channel = Channel(ours, ToController)
@@ -190,6 +193,14 @@ class WorkerProcess:
         answer, _ = await self.channel.receive()
         assert isinstance(answer, Reported), answer
         return answer.report
+
+    async def records(self, limit: int = 1000) -> tuple[Record, ...]:
+        """Its access records, oldest first."""
+        self._requests += 1
+        await self.channel.send(CollectRecords(self._requests, limit))
+        answer, _ = await self.channel.receive()
+        assert isinstance(answer, Recorded), answer
+        return answer.records
 
     async def drain(self, seconds: float) -> int:
         """Its exit code."""

@@ -10,7 +10,17 @@ from typing import Annotated
 
 import typer
 
-from fleetmesh.cli import agent, capture, check, dataplane, reload, status, validate, version
+from fleetmesh.cli import (
+    agent,
+    capture,
+    check,
+    dataplane,
+    reload,
+    requests,
+    status,
+    validate,
+    version,
+)
 from fleetmesh.cli.options import Exit
 
 EPILOG = (
@@ -48,6 +58,7 @@ def _options(
 
 app.command("agent")(agent.agent)
 app.command("status")(status.status)
+app.command("requests")(requests.requests)
 app.command("check")(check.check)
 app.add_typer(capture.app, name="capture")
 app.command("validate")(validate.validate)

@@ -192,16 +192,19 @@ _RENEWAL = "Consul should have renewed it: look at its agent's and its servers' 
 
 
 def unreachable(upstreams: Iterable[Upstream]) -> list[Finding]:
-    """Upstreams whose every endpoint is out."""
+    """Upstreams that have a target whose every endpoint is out."""
     return [
         Finding(
             Level.WARNING,
             f"upstream {upstream.service}",
-            "has no healthy endpoint: calls to it are refused",
+            "has no healthy endpoint: calls to it are refused"
+            if target is upstream.target
+            else f"has routes to {target.id} without a healthy endpoint: these calls are refused",
             "Look at its checks in Consul",
         )
         for upstream in upstreams
-        if not any(is_live(endpoint) for endpoint in upstream.target.endpoints)
+        for target in upstream.targets()
+        if not any(is_live(endpoint) for endpoint in target.endpoints)
     ]
 
 

@@ -108,6 +108,7 @@ class _Page:
             ("trust domain", found.trust_domain or "not known yet"),
             ("consul", f"{reach} at {consul.address}, {contact}"),
             ("capture", f"{capture.state}, {capture.rules} rules"),
+            ("kernel TLS", found.kernel_tls or "not told"),
         )
         table = _grid()
         for name, value in rows:

@@ -18,17 +18,42 @@ C = TypeVar("C", bound=Pooled)
 
 class Pool(Generic[C]):
     """The idle connections of one lane, last in, first out: the warmest is reused, the coldest
-    ages out. `active` counts the connections that are lent."""
+    ages out. `active` counts the connections that are lent, `opening` those that are dialled.
 
-    __slots__ = ("_idle", "active", "closed", "max_age", "max_idle", "max_idle_seconds")
+    `max_connections` and `max_requests` are for `full`, 0 for none.
+    """
 
-    def __init__(self, max_idle: int, max_idle_seconds: float, max_age: float) -> None:
+    __slots__ = (
+        "_idle",
+        "active",
+        "closed",
+        "max_age",
+        "max_connections",
+        "max_idle",
+        "max_idle_seconds",
+        "max_requests",
+        "opening",
+    )
+
+    def __init__(
+        self,
+        max_idle: int,
+        max_idle_seconds: float,
+        max_age: float,
+        max_connections: int = 0,
+        max_requests: int = 0,
+    ) -> None:
         self._idle: list[C] = []
         self.active = 0
+        self.opening = 0
         self.closed = False
         self.max_idle = max_idle
         self.max_idle_seconds = max_idle_seconds
         self.max_age = max_age
+        self.max_connections = max_connections
+        # Over HTTP/1 a request has a connection to itself, so the lower limit holds for both.
+        limits = [limit for limit in (max_connections, max_requests) if limit]
+        self.max_requests = min(limits, default=0)
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -45,6 +70,12 @@ class Pool(Generic[C]):
                 self.active += 1
                 return connection
         return None
+
+    def full(self, limit: int) -> bool:
+        """Whether one more would pass `limit`, which is `max_requests` for a request and
+        `max_connections` for a connection that is relayed as it is. Idle ones do not count: a
+        request takes them first."""
+        return 0 < limit <= self.active + self.opening
 
     def lend(self) -> None:
         """A connection that was just opened goes out."""

@@ -30,15 +30,22 @@ class RequestHead(Head):
 
     `lines` come without Host. `upgrade` is the protocol that the client offers to change to and
     that may be forwarded, or empty. `wants_trailers` is `TE: trailers`.
+
+    `traceparent` and `request_id` (values) and `tracestate` (whole lines) stand here in place of
+    `lines`, empty when there are none; the fields of `b3` by lower-case name stand in both.
     """
 
     __slots__ = (
         "_expect",
         "_te",
+        "b3",
         "host",
         "http11",
         "method",
+        "request_id",
         "target",
+        "traceparent",
+        "tracestate",
         "upgrade",
         "wants_trailers",
     )
@@ -53,6 +60,10 @@ class RequestHead(Head):
         self.wants_trailers = False
         self._te = b""
         self._expect = b""
+        self.traceparent = b""
+        self.tracestate = b""
+        self.request_id = b""
+        self.b3: dict[bytes, bytes] | None = None
 
     def on_url(self, url: bytes) -> None:
         self.target += url
@@ -121,6 +132,7 @@ class RequestHead(Head):
             if nominated & NEVER_NOMINATED:
                 return False
             self.lines = without(self.lines, nominated)
+            self._forget_trace(nominated)
         # A tunnel begins only where nothing else could still follow: a request without content.
         # h2c is not offered onwards: what follows it would escape every rule of HTTP.
         if (
@@ -135,6 +147,38 @@ class RequestHead(Head):
             if protocols and not any(name.startswith((b"h2", b"http")) for name in protocols):
                 self.upgrade = self._upgrade
         return True
+
+    def _forget_trace(self, nominated: frozenset[bytes]) -> None:
+        """What a client nominates was meant for us alone: its trace then ends here."""
+        if b"traceparent" in nominated:
+            self.traceparent = b""
+        if b"tracestate" in nominated:
+            self.tracestate = b""
+        if b"x-request-id" in nominated:
+            self.request_id = b""
+        if self.b3 is not None and not nominated.isdisjoint(self.b3):
+            self.b3 = None
+
+    def field(self, name: bytes) -> bytes | None:
+        """The value of `name` (lower case) as it is forwarded, lines joined by ", "; None when
+        there is no such field. For after `judge`."""
+        if name == b"host":
+            return self.host
+        if name == b"content-length":
+            return b"%d" % self.length if self.length >= 0 else None
+        if name == b"traceparent" or name == b"x-request-id":
+            return (self.traceparent if name == b"traceparent" else self.request_id) or None
+        size = len(name)
+        found: bytes | None = None
+        lines = self.lines
+        if name == b"tracestate":
+            lines = self.tracestate.splitlines(keepends=True)
+        for line in lines:
+            # Most names differ in length already: looking for the colon there costs no call.
+            if line[size : size + 1] == b":" and line[:size].lower() == name:
+                value = line[size + 1 :].strip(b" \t\r\n")
+                found = value if found is None else found + b", " + value
+        return found
 
     def rebuild(self, default_host: bytes, added: bytes) -> bytes:
         """The head to send onwards. `added` are whole field lines of the mesh's own."""
@@ -187,6 +231,46 @@ def _refuse(head: RequestHead, _value: bytes) -> None:
     head._fault = True
 
 
+def _traceparent(head: RequestHead, value: bytes) -> None:
+    """A second one makes both invalid: there is no comma in a valid one."""
+    head.traceparent = head.traceparent + b", " + value if head.traceparent else value
+
+
+def _tracestate(head: RequestHead, value: bytes) -> None:
+    head.tracestate += b"tracestate: " + value + b"\r\n"
+
+
+def _request_id(head: RequestHead, value: bytes) -> None:
+    head.request_id = head.request_id + b", " + value if head.request_id else value
+
+
+def _keep_b3(head: RequestHead, name: bytes, line: bytes, value: bytes) -> None:
+    if head.b3 is None:
+        head.b3 = {}
+    head.b3[name] = head.b3[name] + b", " + value if name in head.b3 else value.strip(b" \t")
+    head.lines.append(line + value + b"\r\n")
+
+
+def _b3(head: RequestHead, value: bytes) -> None:
+    _keep_b3(head, b"b3", b"b3: ", value)
+
+
+def _b3_trace_id(head: RequestHead, value: bytes) -> None:
+    _keep_b3(head, b"x-b3-traceid", b"X-B3-TraceId: ", value)
+
+
+def _b3_span_id(head: RequestHead, value: bytes) -> None:
+    _keep_b3(head, b"x-b3-spanid", b"X-B3-SpanId: ", value)
+
+
+def _b3_sampled(head: RequestHead, value: bytes) -> None:
+    _keep_b3(head, b"x-b3-sampled", b"X-B3-Sampled: ", value)
+
+
+def _b3_flags(head: RequestHead, value: bytes) -> None:
+    _keep_b3(head, b"x-b3-flags", b"X-B3-Flags: ", value)
+
+
 RequestHead.RULES = {
     **COMMON,
     b"host": _host,
@@ -195,6 +279,14 @@ RequestHead.RULES = {
     b"expect": _expect,
     b"http2-settings": drop,
     b"trailer": drop,
+    b"traceparent": _traceparent,
+    b"tracestate": _tracestate,
+    b"x-request-id": _request_id,
+    b"b3": _b3,
+    b"x-b3-traceid": _b3_trace_id,
+    b"x-b3-spanid": _b3_span_id,
+    b"x-b3-sampled": _b3_sampled,
+    b"x-b3-flags": _b3_flags,
     **dict.fromkeys(spellings(b"content-length")[1:], _refuse),
     **dict.fromkeys(spellings(b"transfer-encoding")[1:], _refuse),
     **dict.fromkeys(spellings(b"x-forwarded-client-cert"), drop),

@@ -8,15 +8,12 @@ from typing import Any
 from fleetmesh.balance import PICKERS
 from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.pool import Pool
+from fleetmesh.core.routes import Matcher
 from fleetmesh.model.snapshot import LocalService, Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Upstream
+from fleetmesh.model.traffic import Endpoint, Health, Match, Target, Upstream
+from fleetmesh.settings import UpstreamSettings
 
-# Peers' sidecars keep idle connections for minutes; of an application nothing is known but that
-# five seconds is the shortest keep-alive time in wide use (Node's).
-PEER_IDLE_SECONDS = 60.0
-APPLICATION_IDLE_SECONDS = 4.0
-MAX_AGE = 3600.0
-MAX_IDLE = 1024
+_DEFAULTS = UpstreamSettings()
 
 
 class Lane:
@@ -24,7 +21,10 @@ class Lane:
 
     `source` is the local service whose certificate is shown, `expected` the SPIFFE ID that the
     endpoint must prove; both are empty for an application on this host, which is reached in the
-    clear. `session` is for the TLS layer to keep what it resumes from.
+    clear. `session` is for the TLS layer to keep what it resumes from, and to take another only
+    after `session_after` (monotonic seconds). `pool` has the idle
+    connections of HTTP, `streams` those that carry TCP streams one after another. `warmed` says
+    that its first connections are opened, or tried to be, without waiting for a request.
     """
 
     __slots__ = (
@@ -35,8 +35,11 @@ class Lane:
         "pool",
         "port",
         "session",
+        "session_after",
         "sni",
         "source",
+        "streams",
+        "warmed",
     )
 
     def __init__(
@@ -49,6 +52,7 @@ class Lane:
         expected: str = "",
         sni: str = "",
         connect_timeout: float = 5.0,
+        keeping: UpstreamSettings = _DEFAULTS,
     ) -> None:
         self.endpoint_id = endpoint_id
         self.address = address
@@ -58,21 +62,47 @@ class Lane:
         self.sni = sni
         self.connect_timeout = connect_timeout
         self.session: Any = None
-        idle = PEER_IDLE_SECONDS if expected else APPLICATION_IDLE_SECONDS
-        self.pool: Pool[Any] = Pool(MAX_IDLE, idle, MAX_AGE)
+        self.session_after = 0.0
+        self.warmed = False
+        idle = keeping.idle_timeout if expected else keeping.application_idle_timeout
+        self.pool: Pool[Any] = Pool(
+            keeping.max_idle,
+            idle,
+            keeping.max_age,
+            # One's own application has no other instance that could take what it must not.
+            keeping.max_connections if expected else 0,
+            keeping.max_requests if expected else 0,
+        )
+        self.streams: Pool[Any] = Pool(keeping.max_idle, idle, keeping.max_age)
+
+    @property
+    def pools(self) -> tuple[Pool[Any], Pool[Any]]:
+        return self.pool, self.streams
+
+
+Caller = tuple[str, bool]
+"""A local service and whether it dials IPv6."""
 
 
 class Place:
     """An endpoint with what must outlive a snapshot: its lanes and their pools."""
 
-    __slots__ = ("_lanes", "connect_timeout", "endpoint", "expected", "sni")
+    __slots__ = ("_keeping", "_lanes", "connect_timeout", "endpoint", "expected", "sni")
 
-    def __init__(self, endpoint: Endpoint, expected: str, sni: str, connect_timeout: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        expected: str,
+        sni: str,
+        connect_timeout: float,
+        keeping: UpstreamSettings = _DEFAULTS,
+    ) -> None:
+        self._keeping = keeping
         self.endpoint = endpoint
         self.expected = expected
         self.sni = sni
         self.connect_timeout = connect_timeout
-        self._lanes: dict[tuple[str, bool], Lane] = {}
+        self._lanes: dict[Caller, Lane] = {}
 
     def lane(self, source: str, ipv6: bool) -> Lane:
         """`ipv6`: the caller dialled an IPv6 address, so the endpoint's is preferred."""
@@ -87,8 +117,18 @@ class Place:
                 expected=self.expected,
                 sni=self.sni,
                 connect_timeout=self.connect_timeout,
+                keeping=self._keeping,
             )
         return lane
+
+    def callers(self) -> Collection[Caller]:
+        """Whose lanes there are."""
+        return self._lanes.keys()
+
+    def cool(self) -> None:
+        """It gets no traffic for now: when it does again, it is as good as new."""
+        for lane in self._lanes.values():
+            lane.warmed = False
 
     def lanes(self) -> Collection[Lane]:
         return self._lanes.values()
@@ -99,13 +139,23 @@ class Place:
         return [self._lanes.pop(key) for key in gone]
 
 
-class Route:
-    """An upstream with its eligible endpoints and the picker that goes around among them."""
+class TargetEntry:
+    """A target with its eligible endpoints and the picker that goes around among them.
 
-    __slots__ = ("_picker", "places", "upstream")
+    `called_by` are those that called it in earlier tables.
+    """
 
-    def __init__(self, upstream: Upstream, places: list[Place], offset: int) -> None:
-        self.upstream = upstream
+    __slots__ = ("_called_by", "_picker", "id", "places")
+
+    def __init__(
+        self,
+        target_id: str,
+        places: list[Place],
+        offset: int,
+        called_by: frozenset[Caller] = frozenset(),
+    ) -> None:
+        self._called_by = called_by
+        self.id = target_id
         self.places = places
         weights = [place.endpoint.weight for place in places]
         self._picker = PICKERS["round_robin"](weights, offset) if places else None
@@ -120,6 +170,59 @@ class Route:
             return place
         others = (other for other in self.places if other.endpoint.id not in tried)
         return next(others, place)
+
+    def callers(self) -> frozenset[Caller]:
+        """Who has called it so far."""
+        return self._called_by.union(*(place.callers() for place in self.places))
+
+
+class Way:
+    """What a route does with a request. The way of requests that no route is for has no `name`.
+
+    `rewrites`: the target is forwarded changed, as `forwarded` says.
+    """
+
+    __slots__ = ("_cut", "_prefix", "name", "rewrites", "target")
+
+    def __init__(self, name: str, target: TargetEntry, match: Match, prefix_rewrite: str) -> None:
+        self.name = name
+        self.target = target
+        self.rewrites = bool(prefix_rewrite)
+        self._prefix = prefix_rewrite.encode()
+        self._cut = len(match.path_prefix.encode())
+
+    def forwarded(self, target: bytes) -> bytes:
+        """A request target that this way's route is for, with the matched part of its path
+        replaced."""
+        if self._cut:
+            return self._prefix + target[self._cut :]
+        _, mark, query = target.partition(b"?")
+        return self._prefix + mark + query
+
+
+class UpstreamEntry:
+    """An upstream with its targets by id. `matcher` is None when it has no routes; `ways` are
+    those of the routes in order, and last the default, which is where its -1 leads."""
+
+    __slots__ = ("default", "matcher", "targets", "upstream", "ways")
+
+    def __init__(
+        self, upstream: Upstream, targets: dict[str, TargetEntry], matcher: Matcher | None
+    ) -> None:
+        self.upstream = upstream
+        self.targets = targets
+        self.matcher = matcher
+        self.default = Way("", targets[upstream.target.id], Match(), "")
+        self.ways = [
+            Way(
+                route.name,
+                targets[(route.target or upstream.target).id],
+                route.match,
+                route.prefix_rewrite,
+            )
+            for route in upstream.routes
+        ]
+        self.ways.append(self.default)
 
 
 class LocalEntry:
@@ -138,7 +241,7 @@ PlaceKey = tuple[str, str, str | None, str, int, str, str, float]
 
 
 class Table:
-    """`routes` by upstream's service name, `by_destination` by the address that a caller dials,
+    """`upstreams` by service name, `by_destination` by the address that a caller dials,
     `services` by name, `by_port` by the application's port."""
 
     __slots__ = (
@@ -146,9 +249,9 @@ class Table:
         "by_port",
         "generation",
         "places",
-        "routes",
         "services",
         "snapshot",
+        "upstreams",
     )
 
     def __init__(self, snapshot: Snapshot, generation: int) -> None:
@@ -156,8 +259,8 @@ class Table:
         self.generation = generation
         self.services: dict[str, LocalEntry] = {}
         self.by_port: dict[int, LocalEntry] = {}
-        self.routes: dict[str, Route] = {}
-        self.by_destination: dict[tuple[str, int], Route] = {}
+        self.upstreams: dict[str, UpstreamEntry] = {}
+        self.by_destination: dict[tuple[str, int], UpstreamEntry] = {}
         self.places: dict[PlaceKey, Place] = {}
 
     def lanes(self) -> list[Lane]:
@@ -167,10 +270,16 @@ class Table:
         return lanes
 
 
-def link(snapshot: Snapshot, generation: int, previous: Table | None, offset: int) -> Table:
+def link(
+    snapshot: Snapshot,
+    generation: int,
+    previous: Table | None,
+    offset: int,
+    keeping: UpstreamSettings = _DEFAULTS,
+) -> Table:
     """A table of `snapshot`. What did not change keeps its places, lanes and pools.
 
-    `offset` is the worker's number, for pickers.
+    `offset` is the worker's number, for pickers; `keeping` is for new pools.
     """
     table = Table(snapshot, generation)
     for service in snapshot.services:
@@ -181,37 +290,75 @@ def link(snapshot: Snapshot, generation: int, previous: Table | None, offset: in
             service.address,
             service.port,
         ):
-            application = Lane(service.id, service.address, service.port)
-        entry = LocalEntry(service, snapshot.default_allow, application)
-        table.services[service.name] = entry
-        table.by_port[service.port] = entry
+            application = Lane(service.id, service.address, service.port, keeping=keeping)
+        local = LocalEntry(service, snapshot.default_allow, application)
+        table.services[service.name] = local
+        table.by_port[service.port] = local
     for upstream in snapshot.upstreams:
-        target = upstream.target
-        expected = str(target.spiffe_id)
-        places: list[Place] = []
-        for endpoint in target.endpoints:
-            key = (
-                endpoint.id,
-                endpoint.address,
-                endpoint.address6,
-                target.id,
-                endpoint.port,
-                expected,
-                target.sni,
-                target.connect_timeout,
-            )
-            place = previous.places.get(key) if previous is not None else None
-            if place is None:
-                place = Place(endpoint, expected, target.sni, target.connect_timeout)
-            place.endpoint = endpoint
-            table.places[key] = place
-            if endpoint.health is not Health.CRITICAL and endpoint.weight > 0:
-                places.append(place)
-        route = Route(upstream, places, offset)
-        table.routes[upstream.service] = route
+        entry = _upstream(upstream, table, previous, offset, keeping)
+        table.upstreams[upstream.service] = entry
         for destination in upstream.destinations:
-            table.by_destination[destination] = route
+            table.by_destination[destination] = entry
     return table
+
+
+def _upstream(
+    upstream: Upstream,
+    table: Table,
+    previous: Table | None,
+    offset: int,
+    keeping: UpstreamSettings,
+) -> UpstreamEntry:
+    matcher = None
+    known = previous.upstreams.get(upstream.service) if previous is not None else None
+    if upstream.routes:
+        matches = [route.match for route in upstream.routes]
+        if known is not None and matches == [route.match for route in known.upstream.routes]:
+            matcher = known.matcher
+        else:
+            matcher = Matcher(matches)
+    targets: dict[str, TargetEntry] = {}
+    for target in upstream.targets():
+        before = known.targets.get(target.id) if known is not None else None
+        targets[target.id] = TargetEntry(
+            target.id,
+            _places(target, table, previous, keeping),
+            offset,
+            before.callers() if before is not None else frozenset(),
+        )
+    return UpstreamEntry(upstream, targets, matcher)
+
+
+def _places(
+    target: Target, table: Table, previous: Table | None, keeping: UpstreamSettings
+) -> list[Place]:
+    """The eligible places of `target`; all of them are put down in `table`. Upstreams that share
+    a target share its places."""
+    expected = str(target.spiffe_id)
+    places: list[Place] = []
+    for endpoint in target.endpoints:
+        key = (
+            endpoint.id,
+            endpoint.address,
+            endpoint.address6,
+            target.id,
+            endpoint.port,
+            expected,
+            target.sni,
+            target.connect_timeout,
+        )
+        place = table.places.get(key)
+        if place is None and previous is not None:
+            place = previous.places.get(key)
+        if place is None:
+            place = Place(endpoint, expected, target.sni, target.connect_timeout, keeping)
+        place.endpoint = endpoint
+        table.places[key] = place
+        if endpoint.health is not Health.CRITICAL and endpoint.weight > 0:
+            places.append(place)
+        else:
+            place.cool()
+    return places
 
 
 def dropped(previous: Table, table: Table) -> list[Lane]:

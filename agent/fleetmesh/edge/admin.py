@@ -1,4 +1,5 @@
-"""The admin API on its Unix socket: what `fleetmesh status`, `capture` and `reload` speak to."""
+"""The admin API on its Unix socket: what `fleetmesh status`, `requests`, `capture` and
+`reload` speak to."""
 
 from __future__ import annotations
 
@@ -11,17 +12,24 @@ import msgspec
 from aiohttp import web
 
 from fleetmesh.model.problem import Problem
+from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.status import Status
 
 SHUTDOWN_TIMEOUT = 1.0
 MAX_BODY = 64 * 1024
+DEFAULT_RECORDS = 100
+MAX_RECORDS = 100_000
 
 
 class Agent(Protocol):
     """What the API asks of the controller. Results of `Any` are values that msgspec encodes."""
 
     async def status(self) -> Status: ...
+
+    async def records(self, limit: int) -> Sequence[Record] | None:
+        """The newest access records, oldest first; None where no ring keeps them."""
+        ...
 
     def snapshot(self) -> Snapshot | None: ...
 
@@ -65,6 +73,15 @@ def application(agent: Agent) -> web.Application:
             return _json({"error": "there is no snapshot yet"}, 503)
         return _json(without_keys(snapshot))
 
+    async def get_requests(request: web.Request) -> web.Response:
+        limit = request.query.get("limit", str(DEFAULT_RECORDS))
+        if not (limit.isascii() and limit.isdecimal() and 0 < int(limit) <= MAX_RECORDS):
+            return _json({"error": f"limit: expected a number, 1 to {MAX_RECORDS}"}, 400)
+        records = await agent.records(int(limit))
+        if records is None:
+            return _json({"error": "no records are kept: access_log.mode is not ring"}, 409)
+        return _json({"requests": records})
+
     async def get_capture(_: web.Request) -> web.Response:
         return _json(await agent.capture_view())
 
@@ -87,6 +104,7 @@ def application(agent: Agent) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
     app.router.add_get("/v1/status", get_status)
     app.router.add_get("/v1/snapshot", get_snapshot)
+    app.router.add_get("/v1/requests", get_requests)
     app.router.add_get("/v1/capture", get_capture)
     app.router.add_post("/v1/capture/apply", apply_capture)
     app.router.add_post("/v1/capture/confirm", confirm_capture)

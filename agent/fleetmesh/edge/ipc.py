@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from fleetmesh.model.record import Record
 from fleetmesh.model.report import Report
 
 MAX_FRAME = 256 * 1024 * 1024
@@ -64,6 +65,13 @@ class Collect(msgspec.Struct, frozen=True, tag=True):
     request: int
 
 
+class CollectRecords(msgspec.Struct, frozen=True, tag=True):
+    """Answer with a Recorded of the same `request`: the newest `limit` access records."""
+
+    request: int
+    limit: int
+
+
 class Applied(msgspec.Struct, frozen=True, tag=True):
     """The worker serves `generation`; an `error` says why it stayed with the one before."""
 
@@ -76,8 +84,13 @@ class Reported(msgspec.Struct, frozen=True, tag=True):
     report: Report
 
 
-ToWorker = Publish | Drain | Collect
-ToController = Applied | Reported
+class Recorded(msgspec.Struct, frozen=True, tag=True):
+    request: int
+    records: tuple[Record, ...]
+
+
+ToWorker = Publish | Drain | Collect | CollectRecords
+ToController = Applied | Reported | Recorded
 
 
 class ChannelClosedError(Exception):

@@ -12,6 +12,7 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
+    SummaryMetricFamily,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 from fleetmesh.model.report import BUCKETS, Report
 
 CALL = ("direction", "source", "destination")
+ROUTED = (*CALL, "route")
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -112,10 +114,10 @@ class _Figures(Collector):
 
 def _traffic(traffic: Report) -> Iterable[Metric]:
     requests = CounterMetricFamily(
-        "fleetmesh_requests", "HTTP requests by the status answered", labels=[*CALL, "code"]
+        "fleetmesh_requests", "HTTP requests by the status answered", labels=[*ROUTED, "code"]
     )
     for r in traffic.requests:
-        requests.add_metric([r.direction, r.source, r.destination, str(r.status)], r.count)
+        requests.add_metric([r.direction, r.source, r.destination, r.route, str(r.status)], r.count)
     yield requests
     yield from _connections(traffic)
     refusals = CounterMetricFamily(
@@ -129,11 +131,19 @@ def _traffic(traffic: Report) -> Iterable[Metric]:
     durations = HistogramMetricFamily(
         "fleetmesh_request_duration_seconds",
         "Time of whole requests",
-        labels=["direction", "destination"],
+        labels=[*ROUTED, "class"],
     )
     for latency in traffic.latencies:
         durations.add_metric(
-            [latency.direction, latency.destination], _cumulative(latency.counts), latency.total
+            [
+                latency.direction,
+                latency.source,
+                latency.destination,
+                latency.route,
+                f"{latency.code_class}xx",
+            ],
+            _cumulative(latency.counts),
+            latency.total,
         )
     yield durations
 
@@ -145,13 +155,17 @@ def _connections(traffic: Report) -> Iterable[Metric]:
     bytes_ = CounterMetricFamily(
         "fleetmesh_bytes", "Payload, as the downstream end sees it", labels=[*labels, "flow"]
     )
+    seconds = SummaryMetricFamily(
+        "fleetmesh_connection_seconds", "How long connections that ended were open", labels=labels
+    )
     for c in traffic.connections:
         values = [c.direction, c.source, c.destination, c.kind]
         opened.add_metric(values, c.opened)
         active.add_metric(values, c.active)
         bytes_.add_metric([*values, "sent"], c.bytes_sent)
         bytes_.add_metric([*values, "received"], c.bytes_received)
-    yield from (opened, active, bytes_)
+        seconds.add_metric(values, c.opened - c.active, c.seconds)
+    yield from (opened, active, bytes_, seconds)
 
 
 def _cumulative(counts: tuple[int, ...]) -> list[tuple[str, float]]:

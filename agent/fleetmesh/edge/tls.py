@@ -20,25 +20,27 @@ class IdentityError(Exception):
     """A leaf or the roots are of no use; the text says why, without any key."""
 
 
-def client_context(roots: Sequence[str], leaf: Leaf) -> ssl.SSLContext:
-    """For calls under `leaf`'s identity. Raises IdentityError."""
+def client_context(roots: Sequence[str], leaf: Leaf, *alpn: str) -> ssl.SSLContext:
+    """For calls under `leaf`'s identity, offering `alpn` before HTTP. Raises IdentityError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    _complete(context, roots, leaf)
+    _complete(context, roots, leaf, alpn)
     return context
 
 
-def server_context(roots: Sequence[str], leaf: Leaf) -> ssl.SSLContext:
+def server_context(roots: Sequence[str], leaf: Leaf, *alpn: str) -> ssl.SSLContext:
     """For accepting peers that prove themselves. Raises IdentityError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # One ticket is enough for clients that keep their connections, and half the cost.
     context.num_tickets = 1  # type: ignore[attr-defined,unused-ignore]
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    _complete(context, roots, leaf)
+    _complete(context, roots, leaf, alpn)
     return context
 
 
-def _complete(context: ssl.SSLContext, roots: Sequence[str], leaf: Leaf) -> None:
+def _complete(
+    context: ssl.SSLContext, roots: Sequence[str], leaf: Leaf, alpn: Sequence[str]
+) -> None:
     if leaf.key is None:
         raise IdentityError(f"leaf {leaf.serial} came without its key")
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -46,7 +48,7 @@ def _complete(context: ssl.SSLContext, roots: Sequence[str], leaf: Leaf) -> None
     context.options |= ssl.OP_NO_COMPRESSION
     try:
         context.set_ciphers(_TLS12_SUITES)
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([*alpn, "http/1.1"])
         context.load_verify_locations(cadata="\n".join(roots))
         _load_chain(context, leaf.chain, leaf.key)
     except (ssl.SSLError, OSError, ValueError) as error:

@@ -14,17 +14,21 @@ class Direction(enum.StrEnum):
 
 
 class RequestCount(msgspec.Struct, frozen=True, array_like=True):
-    """`status` is the answer's status code; `source` and `destination` are service names."""
+    """`status` is the answer's status code; `source` and `destination` are service names; `route`
+    is empty for requests that no route chose."""
 
     direction: Direction
     source: str
     destination: str
     status: int
     count: int
+    route: str = ""
 
 
 class ConnectionCount(msgspec.Struct, frozen=True, array_like=True):
-    """`kind` is http, tcp, passthrough (outbound, not in the mesh) or permissive (plain)."""
+    """`kind` is http, tcp, tls (a ClientHello came where the protocol is found out), passthrough
+    (outbound, not in the mesh) or permissive (plain). `seconds` is how long all those together
+    were open that have ended, `opened` less `active`."""
 
     direction: Direction
     source: str
@@ -34,6 +38,7 @@ class ConnectionCount(msgspec.Struct, frozen=True, array_like=True):
     active: int
     bytes_sent: int
     bytes_received: int
+    seconds: float = 0.0
 
 
 class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
@@ -48,10 +53,13 @@ class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
 
 class Latency(msgspec.Struct, frozen=True, array_like=True):
     """A histogram of whole-request seconds; `counts[i]` is up to and including `BUCKETS[i]`,
-    the last is all that took longer."""
+    the last is all that took longer. `code_class` is the first digit of the status codes."""
 
     direction: Direction
+    source: str
     destination: str
+    route: str
+    code_class: int
     counts: tuple[int, ...]
     total: float
 

@@ -39,7 +39,7 @@ class LocalService(msgspec.Struct, frozen=True):
 
     `address`/`port` is where the application listens, `intentions` are those for which it is the
     destination, highest precedence first. `leaf` is None until Consul has signed one: such a
-    service refuses and sends nothing.
+    service refuses and sends nothing. `upstreams` are the services that it is known to call.
     """
 
     name: str
@@ -51,6 +51,7 @@ class LocalService(msgspec.Struct, frozen=True):
     spiffe_id: SpiffeId
     intentions: tuple[Intention, ...] = ()
     leaf: Leaf | None = None
+    upstreams: tuple[str, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True):

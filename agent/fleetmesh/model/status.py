@@ -66,6 +66,8 @@ class CaptureStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
+    """`kernel_tls` says whether the kernel encrypts, and if not, why."""
+
     version: str
     pid: int
     uptime: float
@@ -81,3 +83,4 @@ class Status(msgspec.Struct, frozen=True):
     workers: tuple[WorkerStatus, ...]
     problems: tuple[Problem, ...] = ()
     default_allow: bool = False
+    kernel_tls: str = ""

@@ -15,7 +15,7 @@ from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolve
 from fleetmesh.plan.intentions import for_destination, readable
 from fleetmesh.plan.observed import Observed, callable_services
-from fleetmesh.plan.registration import declared_meta
+from fleetmesh.plan.registration import declared_meta, declares_auto
 from fleetmesh.settings import ServiceSettings, Settings
 
 NODE_CHECK = "serfHealth"
@@ -104,6 +104,7 @@ def _local(
         spiffe_id=identity,
         intentions=for_destination(service.name, intentions),
         leaf=_leaf(answer) if answer else _kept_leaf(identity, previous),
+        upstreams=service.upstreams,
     )
 
 
@@ -122,9 +123,17 @@ def _leaf(answer: LeafAnswer) -> Leaf:
     )
 
 
-def _protocol(chain: Chain | None) -> Protocol:
-    """http2 and grpc are carried as tcp."""
-    return Protocol.HTTP if chain is not None and chain.protocol == "http" else Protocol.TCP
+def _protocol(chain: Chain | None, instances: tuple[Instance, ...] = ()) -> Protocol:
+    """http2 and grpc are carried as tcp. What Consul's entries call tcp, or do not name, is found
+    out where every one of `instances` does that too: while a fleet changes over, some of them
+    still have an application that was declared to be tcp."""
+    if chain is not None and chain.protocol == "http":
+        return Protocol.HTTP
+    if chain is None or chain.protocol == "tcp":
+        metas = [instance.service.meta or {} for instance in instances]
+        if metas and all(declares_auto(meta) for meta in metas):
+            return Protocol.AUTO
+    return Protocol.TCP
 
 
 def _upstreams(
@@ -158,7 +167,7 @@ def _upstreams(
         upstreams.append(
             Upstream(
                 service=name,
-                protocol=_protocol(chain),
+                protocol=_protocol(chain, instances),
                 target=_target(resolution, instances, trust_domain),
                 destinations=tuple(d for d in destinations if owners[d] == name),
             )

@@ -17,6 +17,7 @@ MANAGED_BY = "managed-by"
 OURS = "fleetmesh"
 DIGEST = "fleetmesh-digest"
 UPSTREAMS = "fleetmesh-upstreams"
+PROTOCOL = "fleetmesh-protocol"
 MAX_META_VALUE = 512
 
 HEARTBEAT_TTL = "30s"
@@ -69,11 +70,16 @@ def _sidecar(
     settings: Settings, service: ServiceSettings, port: int, protocol: Protocol
 ) -> Registration:
     heartbeat = f"{service.sidecar_id}:heartbeat"
+    common = _common(settings, service, port)
+    if protocol is Protocol.AUTO:
+        # Consul knows no such protocol; whoever does not read the meta carries it as tcp.
+        common["Meta"][PROTOCOL] = protocol.value
+        protocol = Protocol.TCP
     body: dict[str, Any] = {
         "Kind": "connect-proxy",
         "ID": service.sidecar_id,
         "Name": f"{service.name}-sidecar-proxy",
-        **_common(settings, service, port),
+        **common,
         "Proxy": {
             "DestinationServiceName": service.name,
             "DestinationServiceID": service.service_id,
@@ -139,8 +145,13 @@ def _signed(
 
 def declared_meta(meta: Mapping[str, str]) -> dict[str, str]:
     """`meta` of a registration as its operator declared it, sorted."""
-    own = {MANAGED_BY, DIGEST, UPSTREAMS}
+    own = {MANAGED_BY, DIGEST, UPSTREAMS, PROTOCOL}
     return {key: meta[key] for key in sorted(meta) if key not in own}
+
+
+def declares_auto(meta: Mapping[str, str]) -> bool:
+    """Whether the sidecar with this `meta` finds out what each connection speaks."""
+    return meta.get(PROTOCOL) == Protocol.AUTO
 
 
 def is_ours(registered: ServiceInstance) -> bool:

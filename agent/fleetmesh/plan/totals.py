@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from fleetmesh.model.report import (
     BUCKETS,
     ConnectionCount,
@@ -23,10 +25,10 @@ def total(reports: Iterable[Report]) -> Report:
     latencies: dict[tuple[object, ...], Latency] = {}
     for report in reports:
         for r in report.requests:
-            key: tuple[object, ...] = (r.direction, r.source, r.destination, r.status)
+            key: tuple[object, ...] = (r.direction, r.source, r.destination, r.route, r.status)
             had = requests[key].count if key in requests else 0
             requests[key] = RequestCount(
-                r.direction, r.source, r.destination, r.status, had + r.count
+                r.direction, r.source, r.destination, r.status, had + r.count, r.route
             )
         for c in report.connections:
             key = (c.direction, c.source, c.destination, c.kind)
@@ -38,14 +40,19 @@ def total(reports: Iterable[Report]) -> Report:
                 f.direction, f.source, f.destination, f.code, had + f.count
             )
         for latency in report.latencies:
-            key = (latency.direction, latency.destination)
+            key = (
+                latency.direction,
+                latency.source,
+                latency.destination,
+                latency.route,
+                latency.code_class,
+            )
             before = latencies.get(key)
             counts = before.counts if before else (0,) * (len(BUCKETS) + 1)
-            latencies[key] = Latency(
-                latency.direction,
-                latency.destination,
-                tuple(a + b for a, b in zip(counts, latency.counts, strict=True)),
-                (before.total if before else 0.0) + latency.total,
+            latencies[key] = msgspec.structs.replace(
+                latency,
+                counts=tuple(a + b for a, b in zip(counts, latency.counts, strict=True)),
+                total=(before.total if before else 0.0) + latency.total,
             )
     return Report(
         pid=0,
@@ -73,6 +80,7 @@ def retire(report: Report) -> Report:
                 0,
                 c.bytes_sent,
                 c.bytes_received,
+                c.seconds,
             )
             for c in report.connections
         ),
@@ -93,4 +101,5 @@ def _sum(before: ConnectionCount | None, more: ConnectionCount) -> ConnectionCou
         before.active + more.active,
         before.bytes_sent + more.bytes_sent,
         before.bytes_received + more.bytes_received,
+        before.seconds + more.seconds,
     )

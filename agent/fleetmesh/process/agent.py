@@ -14,14 +14,17 @@ from typing import Any
 from fleetmesh import __version__
 from fleetmesh.edge import admin, metrics, systemd
 from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.ktls import kernel_tls
 from fleetmesh.edge.metrics import Figures
 from fleetmesh.model.problem import Problem
+from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.status import ConsulStatus, Status
 from fleetmesh.process import reporting
 from fleetmesh.process.front import Front
 from fleetmesh.process.mesh import Mesh
 from fleetmesh.process.tasks import TaskSet
+from fleetmesh.settings import AccessLogMode
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ class Agent:
         self._tasks = TaskSet()
         self._stop = asyncio.Event()
         self._ready = False
+        self._kernel_tls = kernel_tls()
 
     async def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -151,6 +155,7 @@ class Agent:
             workers=reporting.worker_statuses(front.supervisor),
             problems=(*mesh.refused, *mesh.problems),
             default_allow=snapshot.default_allow if snapshot else False,
+            kernel_tls=self._kernel_tls,
         )
 
     async def figures(self) -> Figures:
@@ -162,6 +167,11 @@ class Agent:
             self._last_contact,
             not self._consul_error,
         )
+
+    async def records(self, limit: int) -> tuple[Record, ...] | None:
+        if self._front.settings.access_log.mode is not AccessLogMode.RING:
+            return None
+        return await self._front.supervisor.records(limit)
 
     def snapshot(self) -> Snapshot | None:
         return self._front.snapshot

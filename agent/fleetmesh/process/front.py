@@ -112,6 +112,13 @@ class Front:
 def _worker_arguments(settings: Settings) -> tuple[int, WorkerSettings, float]:
     return (
         settings.workers or len(os.sched_getaffinity(0)),
-        WorkerSettings(settings.http, settings.tcp, settings.log_level),
+        WorkerSettings(
+            settings.http,
+            settings.tcp,
+            settings.log_level,
+            settings.upstream,
+            settings.tracing,
+            settings.access_log,
+        ),
         settings.drain_timeout,
     )

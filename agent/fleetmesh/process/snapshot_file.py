@@ -15,6 +15,7 @@ import msgspec
 from cryptography import x509
 from msgspec import inspect
 
+from fleetmesh.core import route_rules
 from fleetmesh.edge.tls import IdentityError, client_context
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot
@@ -168,6 +169,7 @@ class _Completion:
         if not (file.roots or file.root_files):
             self._wrong("roots", "there is none", "List PEM texts, or files in root_files")
         self._check_names()
+        self._check_routes()
         self._check_listeners()
         services = tuple(
             self._service(f"services[{number}]", service, tuple(roots))
@@ -201,6 +203,17 @@ class _Completion:
         known = {service.name for service in file.services}
         for name in file.certificates.keys() - known:
             self._wrong(f"certificates.{name}", "there is no such service")
+
+    def _check_routes(self) -> None:
+        for number, upstream in enumerate(self._file.upstreams):
+            where = f"upstreams[{number}].routes"
+            for problem in route_rules.problems(upstream.routes, where):
+                self._wrong(problem.path, problem.rule, problem.remedy)
+            known = {target.id: target for target in upstream.targets()}
+            for at, route in enumerate(upstream.routes):
+                if route.target is not None and route.target != known[route.target.id]:
+                    rule = f"another target of this upstream is {route.target.id} too"
+                    self._wrong(f"{where}[{at}].target.id", rule, "Give it one of its own")
 
     def _check_listeners(self) -> None:
         file = self._file

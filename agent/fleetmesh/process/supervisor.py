@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 import logging
 
+from fleetmesh.model.record import Record
 from fleetmesh.model.report import Report
 from fleetmesh.plan.totals import retire, total
 from fleetmesh.process.tasks import TaskSet
@@ -95,6 +97,12 @@ class Supervisor:
         """Fresh reports of the workers that answer, and last the totals of those that are gone."""
         reports = await asyncio.gather(*(worker.collect() for worker in self.workers))
         return (*(report for report in reports if report is not None), self._retired)
+
+    async def records(self, limit: int) -> tuple[Record, ...]:
+        """The newest access records of all workers, oldest first."""
+        found = await asyncio.gather(*(worker.records(limit) for worker in self.workers))
+        ordered = sorted(itertools.chain(*found), key=lambda record: record.time)
+        return tuple(ordered[max(len(ordered) - limit, 0) :])
 
     async def drain(self) -> None:
         """End all workers, each with the time to finish what it carries."""

@@ -8,21 +8,26 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 
+from fleetmesh.edge import tls
 from fleetmesh.edge.ipc import (
     MAX_FDS,
     Applied,
     Channel,
     ChannelClosedError,
     Collect,
+    CollectRecords,
     Drain,
     Listener,
     Publish,
+    Recorded,
     Reported,
     ToController,
 )
+from fleetmesh.model.record import Record
 from fleetmesh.model.report import Report
 from fleetmesh.process.tasks import TaskSet
 from fleetmesh.settings import WorkerSettings
@@ -39,6 +44,13 @@ KILL_GRACE = 2.0
 """Seconds beyond its drain time until a worker that has not exited is killed."""
 NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 """Only the controller speaks to the service manager."""
+OPENSSL_CONF = Path(tls.__file__).with_name("openssl.cnf")
+
+
+def environment() -> dict[str, str]:
+    """What a worker is started with."""
+    inherited = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
+    return {"OPENSSL_CONF": str(OPENSSL_CONF), **inherited}
 
 
 class Publication(msgspec.Struct, frozen=True):
@@ -67,7 +79,7 @@ class Worker:
         self._has: dict[str, socket.socket] = {}
         self._publishing = asyncio.Lock()
         self._applied: asyncio.Future[Applied] | None = None
-        self._reports: dict[int, asyncio.Future[Report]] = {}
+        self._asking: dict[int, asyncio.Future[Reported | Recorded]] = {}
         self._asked = 0
         tasks.spawn(self._listen(), f"worker {number} channel")
 
@@ -86,7 +98,7 @@ class Worker:
                 "--settings",
                 msgspec.json.encode(settings).decode(),
                 pass_fds=(theirs.fileno(),),
-                env={k: v for k, v in os.environ.items() if k not in NOT_INHERITED},
+                env=environment(),
             )
         return cls(number, process, Channel(ours, ToController), tasks)
 
@@ -160,18 +172,29 @@ class Worker:
     async def collect(self) -> Report | None:
         """A fresh report; None when the worker does not answer in time."""
         self._asked += 1
-        request = self._asked
-        answer: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
-        self._reports[request] = answer
+        answer = await self._ask(Collect(self._asked))
+        if not isinstance(answer, Reported):
+            return None
+        self.report = answer.report
+        return self.report
+
+    async def records(self, limit: int) -> tuple[Record, ...]:
+        """Its newest access records; none when it does not answer in time."""
+        self._asked += 1
+        answer = await self._ask(CollectRecords(self._asked, limit))
+        return answer.records if isinstance(answer, Recorded) else ()
+
+    async def _ask(self, question: Collect | CollectRecords) -> Reported | Recorded | None:
+        answer: asyncio.Future[Reported | Recorded] = asyncio.get_running_loop().create_future()
+        self._asking[question.request] = answer
         try:
             async with asyncio.timeout(REPORT_TIMEOUT):
-                await self._channel.send(Collect(request))
-                self.report = await answer
+                await self._channel.send(question)
+                return await answer
         except (TimeoutError, ChannelClosedError):
             return None
         finally:
-            self._reports.pop(request, None)
-        return self.report
+            self._asking.pop(question.request, None)
 
     async def drain(self, seconds: float) -> None:
         """Let it finish, then wait until it is gone; killed when it takes too long."""
@@ -188,25 +211,25 @@ class Worker:
         try:
             while True:
                 message, _ = await self._channel.receive()
-                if isinstance(message, Applied | Reported):
+                if isinstance(message, Applied | Reported | Recorded):
                     self._heard(message)
         except ChannelClosedError as error:
             self._channel.close()
             if not self.draining:
                 self.kill()  # without a channel it can only serve what is outdated
-            for future in (self._applied, *self._reports.values()):
+            for future in (self._applied, *self._asking.values()):
                 if future is not None and not future.done():
                     future.set_exception(ChannelClosedError(str(error)))
                     future.exception()
 
-    def _heard(self, message: Applied | Reported) -> None:
+    def _heard(self, message: Applied | Reported | Recorded) -> None:
         match message:
             case Applied(generation, error):
                 if not error:
                     self.generation = generation
                 if self._applied is not None and not self._applied.done():
                     self._applied.set_result(message)
-            case Reported(request, report):
-                waiting = self._reports.get(request)
+            case Reported() | Recorded():
+                waiting = self._asking.get(message.request)
                 if waiting is not None and not waiting.done():
-                    waiting.set_result(report)
+                    waiting.set_result(message)

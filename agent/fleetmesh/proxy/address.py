@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 import struct
 from typing import Final
+
+from fleetmesh.proxy.conduit import Conduit
 
 SO_ORIGINAL_DST: Final = 80  # linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST is the same number
 
@@ -18,7 +19,7 @@ def canonical(address: str) -> str:
     return address[7:] if address.startswith("::ffff:") and "." in address else address
 
 
-def original_destination(transport: asyncio.BaseTransport) -> Address | None:
+def original_destination(transport: Conduit) -> Address | None:
     """Where the caller meant to go before nftables redirected it; None when nothing did."""
     sock = transport.get_extra_info("socket")
     own = transport.get_extra_info("sockname")
@@ -38,7 +39,17 @@ def original_destination(transport: asyncio.BaseTransport) -> Address | None:
     return None if destination == (local, own[1]) else destination
 
 
-def peer_name(transport: asyncio.BaseTransport) -> str:
+def peer_name(transport: Conduit) -> str:
     """Who is at the other end, for logs; empty once nobody is."""
     peer = transport.get_extra_info("peername")
     return f"{canonical(peer[0])}:{peer[1]}" if peer else ""
+
+
+def reset_at_end(transport: Conduit) -> None:
+    """Let the connection's end be a reset, in place of an end of stream: socket(7), SO_LINGER."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            pass  # it has ended already

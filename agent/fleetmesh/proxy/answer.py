@@ -15,6 +15,7 @@ FATAL = frozenset(
         Refusal.CONNECT_METHOD,
         Refusal.HEAD_TIMEOUT,
         Refusal.BODY_TIMEOUT,
+        Refusal.BODY_TOO_LARGE,
         Refusal.TARGET_TOO_LONG,
         Refusal.HEAD_TOO_LARGE,
         Refusal.PLAINTEXT,

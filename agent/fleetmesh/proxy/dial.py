@@ -10,13 +10,17 @@ import msgspec
 
 from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.conduit import Receiver
+from fleetmesh.proxy.keepalive import keep_alive_dialled
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.stream import TlsStream
 
 MAX_ATTEMPTS = 3
+SESSION_PAUSE = 60.0
+"""Seconds until a lane takes another TLS session to resume."""
 
-P = TypeVar("P", bound=asyncio.Protocol)
+P = TypeVar("P", bound=Receiver)
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -33,9 +37,7 @@ class _Ready:
 
     __slots__ = ("_done", "_expected", "_protocol")
 
-    def __init__(
-        self, protocol: asyncio.Protocol, expected: str, done: asyncio.Future[None]
-    ) -> None:
+    def __init__(self, protocol: Receiver, expected: str, done: asyncio.Future[None]) -> None:
         self._protocol = protocol
         self._expected = expected
         self._done = done
@@ -69,10 +71,10 @@ def peer_uri(stream: TlsStream) -> str:
 
 
 async def dial(
-    plane: Plane, site: Site, lane: Lane, make: Callable[[Lane], P]
+    plane: Plane, site: Site, lane: Lane, make: Callable[[Lane], P], *, streams: bool = False
 ) -> tuple[Lane, P] | tuple[Lane, Failure]:
     """Connect what `make` makes along `lane`, or along another where that fails, three times at
-    most; the failure's `refusal` is settled.
+    most; the failure's `refusal` is settled. With `streams` peers are offered to carry several.
 
     An endpoint that failed is dialled again only if it accepted the connection before it
     dropped it, as a restarting agent does, and there is no other.
@@ -80,7 +82,7 @@ async def dial(
     tried = [lane.endpoint_id]
     while True:
         protocol = make(lane)
-        failure = await _open(plane, lane, protocol)
+        failure = await _open(plane, lane, protocol, streams)
         if failure is None:
             return lane, protocol
         settled = Failure(failure.refusal or site.failure, failure.detail)
@@ -93,28 +95,39 @@ async def dial(
         tried.append(lane.endpoint_id)
 
 
-async def _open(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure | None:
+async def _open(plane: Plane, lane: Lane, protocol: Receiver, streams: bool) -> Failure | None:
     """None when `protocol` has its transport."""
     try:
         async with asyncio.timeout(lane.connect_timeout):
             if not lane.expected:
-                await plane.loop.create_connection(lambda: protocol, lane.address, lane.port)
+                transport, _ = await plane.loop.create_connection(
+                    _made(protocol), lane.address, lane.port
+                )
+                keep_alive_dialled(transport, plane.tcp.keepalive)
                 return None
-            return await _open_tls(plane, lane, protocol)
+            return await _open_tls(plane, lane, protocol, streams)
     except TimeoutError:
         return Failure(None, f"no connection within {lane.connect_timeout:g} s")
-    except WrongPeerError as error:
-        return Failure(Refusal.WRONG_PEER, str(error))
+    except WrongPeerError as wrong:  # compiled, a name has one type in a function
+        return Failure(Refusal.WRONG_PEER, str(wrong))
     except (OSError, ValueError) as error:  # ssl.SSLError is the one, a bad SNI the other
         return Failure(None, str(error), dropped=not isinstance(error, ConnectionRefusedError))
 
 
-async def _open_tls(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Failure | None:
+async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver, streams: bool) -> Failure | None:
     identity = plane.identities.get(lane.source)
     if identity is None:
         return Failure(Refusal.NO_IDENTITY, "")
-    context = identity.client
+    context = identity.streams if streams else identity.client
     session = lane.session if lane.session is not None and lane.session[0] is context else None
+    keeper: Lane | None = lane
+    if session is not None:
+        # Python 3.11 loses 6 KB each time that it is asked for a session, and a callee of several
+        # workers, with a ticket key each, takes only some: so another once a minute at most.
+        if plane.now >= lane.session_after:
+            lane.session_after = plane.now + SESSION_PAUSE
+        else:
+            keeper = None
     ready: asyncio.Future[None] = plane.loop.create_future()
     on_ready: Callable[[TlsStream, Exception | None], None] = _Ready(protocol, lane.expected, ready)
     stream = TlsStream(
@@ -123,12 +136,19 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: asyncio.Protocol) -> Fai
         server_side=False,
         server_hostname=lane.sni or None,
         session=session[1] if session is not None else None,
+        keeper=keeper,
     )
     try:
-        await plane.loop.create_connection(lambda: stream, lane.address, lane.port)
+        transport, _ = await plane.loop.create_connection(_made(stream), lane.address, lane.port)
+        keep_alive_dialled(transport, plane.tcp.keepalive)
         await ready
     except BaseException:
         if stream.transport is not None:
             stream.transport.abort()
         raise
     return None
+
+
+def _made(receiver: Any) -> Callable[[], Any]:
+    """A factory of what is there already, as asyncio wants one."""
+    return lambda: receiver

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.proxy.address import peer_name
+from fleetmesh.proxy.address import peer_name, reset_at_end
 from fleetmesh.proxy.answer import FATAL, answer
-from fleetmesh.proxy.plane import GRACE, LINGER, Plane
-from fleetmesh.proxy.reader import CHUNKED, GONE, HEAD, IDLE, LEAVING, LENGTH, WAIT, RequestReader
+from fleetmesh.proxy.conduit import Conduit
+from fleetmesh.proxy.plane import GRACE, LINGER, LINGER_MOST, Plane
+from fleetmesh.proxy.reader import (
+    CHUNKED,
+    GONE,
+    HEAD,
+    IDLE,
+    LEAVING,
+    LENGTH,
+    UNREAD,
+    WAIT,
+    RequestReader,
+)
 from fleetmesh.proxy.site import Site
-from fleetmesh.proxy.telemetry import CLIENT_CLOSED
+from fleetmesh.proxy.telemetry import CLIENT_CLOSED, Tally
 
 
 class Downstream(RequestReader):
     """What a connection does with a request is the subclass's: `begin` when the head is whole,
-    `_flush` when bytes for the upstream are in `out`, `_abandon` when nobody waits any more."""
+    `_flush` when bytes for the upstream are in `out`, `_abandon` when nobody waits any more.
+
+    `tally` is where bytes and answers are counted.
+    """
 
     __slots__ = (
         "_ended",
         "_left",
+        "began",
         "peer",
         "series",
         "site",
         "status",
+        "tally",
         "write_paused",
     )
 
@@ -34,6 +49,8 @@ class Downstream(RequestReader):
         self.series = plane.telemetry.series(
             site.direction, site.source, site.destination, site.kind
         )
+        self.tally: Tally = self.series
+        self.began = 0.0
         self.peer = ""
         self.status = 0
         self.write_paused = False
@@ -46,15 +63,16 @@ class Downstream(RequestReader):
 
     # The transport's protocol.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
         self.peer = peer_name(transport)
+        self.began = time.monotonic()
         self.series.begin()
         self.plane.connections.add(self)
 
     def eof_received(self) -> bool:
         """A client that has said all it has to say still gets its answer."""
-        if self.phase == WAIT:
+        if self.phase == WAIT or self.backlog:
             self._ended = True
             return True
         if self.phase in (LENGTH, CHUNKED):
@@ -66,7 +84,7 @@ class Downstream(RequestReader):
             self._gave_up()
         self.phase = GONE
         self._abandon()
-        self.series.end()
+        self.series.end(time.monotonic() - self.began)
         self.plane.connections.discard(self)
 
     def pause_writing(self) -> None:
@@ -74,6 +92,8 @@ class Downstream(RequestReader):
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        if self._paused & UNREAD:
+            self.go_on()
 
     # Ending a request.
 
@@ -83,9 +103,9 @@ class Downstream(RequestReader):
         self.out.clear()
         self.plane.refused(self.site, refusal, self.peer, detail)
         if self.response_begun:
-            self.series.answered(self.status, time.monotonic() - self.started)
+            self.tally.answered(self.site.route_name, self.status, self.started)
             self.phase = GONE
-            self.transport.abort()
+            self.abort()
             return
         self.status = refusal.status
         self.persistent = self.persistent and complete and refusal not in FATAL
@@ -106,13 +126,23 @@ class Downstream(RequestReader):
 
     def exchange_over(self) -> None:
         """The answer is out. On to the next request, or to the end."""
-        self.series.answered(self.status, time.monotonic() - self.started)
+        site = self.site
+        self.tally.answered(site.route_name, self.status, self.started)
+        site.route_name = ""  # the next request may end before it has one
         if self.phase != WAIT or not self.persistent or (self._ended and not self.backlog):
             self.leave()
             return
         self.phase = IDLE
         self.response_begun = False
         self.deadline = self.plane.now + (GRACE if self.retiring else self.plane.http.idle_timeout)
+        if self.write_paused:
+            self.pause(UNREAD)
+        elif self._paused:
+            self.go_on()
+
+    def go_on(self) -> None:
+        if self.phase != IDLE or self.write_paused:
+            return
         if self._paused:
             self.resume(self._paused)
         if self.backlog:
@@ -135,13 +165,18 @@ class Downstream(RequestReader):
         self.deadline = self._left + LINGER
         self.transport.write_eof()
 
+    def linger(self) -> None:
+        """Many clients read an answer only after they have sent their request, however little of
+        it was wanted. A refusal of the mesh's own is not owed that."""
+        if self.response_begun and self.plane.now < self._left + LINGER_MOST:
+            self.deadline = self.plane.now + LINGER
+
     def _gave_up(self) -> None:
         """The client went away in the middle of an exchange."""
         self.phase = LEAVING
         self._abandon()
-        self.series.answered(
-            self.status if self.response_begun else CLIENT_CLOSED, time.monotonic() - self.started
-        )
+        status = self.status if self.response_begun else CLIENT_CLOSED
+        self.tally.answered(self.site.route_name, status, self.started)
 
     # What the worker asks of every connection.
 
@@ -158,7 +193,7 @@ class Downstream(RequestReader):
         elif now < self._left + self.plane.http.idle_timeout and self._unsent():
             self.deadline = now + LINGER
         else:
-            self.transport.abort()
+            self.abort()
 
     def _unsent(self) -> bool:
         """Whether the client has yet to take a part of the answer."""
@@ -183,4 +218,8 @@ class Downstream(RequestReader):
             self.retire(now)
 
     def abort(self) -> None:
+        """A client of HTTP/1.0 may take the connection's end for the answer's (RFC 9112 section
+        8): in the middle of one it gets a reset."""
+        if self.response_begun and not self.http11:
+            reset_at_end(self.transport)
         self.transport.abort()

@@ -6,7 +6,6 @@ There is no object per request: what an exchange needs to know stands in the con
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from fleetmesh.core.request import IDEMPOTENT
@@ -24,9 +23,10 @@ KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nob
 
 
 class Exchange(Downstream):
-    """`_kept` is what of the request was sent already, as long as it can be sent again."""
+    """`_kept` is what of the request was sent already, as long as it can be sent again. `marks` are
+    the lines that tell the next one of the request's trace."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_upstream")
+    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_upstream", "marks")
 
     def __init__(self, plane: Plane, site: Site) -> None:
         super().__init__(plane, site)
@@ -35,6 +35,7 @@ class Exchange(Downstream):
         self._kept: list[bytes] | None = None
         self._kept_bytes = 0
         self._replayed = False
+        self.marks = b""
 
     # Towards the upstream.
 
@@ -43,35 +44,53 @@ class Exchange(Downstream):
         if site.refusal is not None:
             self.refuse(site.refusal)
             return
-        lane = site.lane(())
+        lane = site.lane((), self)
         if isinstance(lane, Refusal):
             self.refuse(lane)
             return
-        self.out.append(self.rebuild(site.default_host, site.added))
+        pool = lane.pool
+        if pool.max_requests and pool.full(pool.max_requests):
+            self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
+            return
+        marks = self.marks = self.plane.marker.mark(self)
+        self.out.append(self.rebuild(site.default_host, marks + site.added))
         self._kept = []
         self._kept_bytes = 0
         self._replayed = False
-        upstream = lane.pool.take(self.plane.now)
+        upstream = pool.take(self.plane.now)
         if upstream is None:
             self._dial(lane)
         else:
             self._upstream = upstream
             upstream.serve(self, reused=True)
 
+    def reached(self, lane: Lane) -> None:
+        """It was tried to dial this one."""
+
     def _dial(self, lane: Lane) -> None:
         self._ticket += 1
+        lane.pool.opening += 1
         self.plane.spawn(self._connect(lane, self._ticket))
 
     async def _connect(self, lane: Lane, ticket: int) -> None:
-        plane = self.plane
-        lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
+        plane, pool = self.plane, lane.pool
+        try:
+            lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
+        finally:
+            pool.opening -= 1
+        if ticket == self._ticket:
+            self.reached(lane)
         if isinstance(outcome, Upstream):
             lane.pool.lend()
             if ticket == self._ticket and outcome.usable:
                 self._attach(outcome)
             else:
-                # The exchange ended meanwhile; the connection will serve another.
-                outcome.shelve()
+                # The exchange ended meanwhile; the connection will serve another. Not where the
+                # peer waits for its first byte to find out what it speaks: silence means tcp.
+                if self.site.detected and outcome.usable:
+                    outcome.abandon()
+                else:
+                    outcome.shelve()
                 if ticket == self._ticket:
                     self.refuse(Refusal.UPSTREAM_RESET, "closed at once")
         elif ticket == self._ticket:
@@ -99,7 +118,7 @@ class Exchange(Downstream):
                 self._kept = None
             else:
                 self._kept.append(data)
-        self.series.sent += len(data)
+        self.tally.sent += len(data)
         upstream.transport.write(data)
 
     def _abandon(self) -> None:
@@ -129,7 +148,10 @@ class Exchange(Downstream):
         self._kept = None
         self.response_begun = True
         self.status = upstream.status
-        if self.retiring or (not self.http11 and upstream.ends_with_connection):
+        # An answer that is over before its request ends the connection; a peer that was not told
+        # could send its next request into that end.
+        early = self.phase != WAIT
+        if self.retiring or early or (not self.http11 and upstream.ends_with_connection):
             self.persistent = False
         return upstream.rebuild(self.http11, self.persistent, self.wants_trailers)
 
@@ -148,9 +170,9 @@ class Exchange(Downstream):
         self._upstream = None
         if self.response_begun:
             self.plane.refused(self.site, refusal, self.peer, detail)
-            self.series.answered(self.status, time.monotonic() - self.started)
+            self.tally.answered(self.site.route_name, self.status, self.started)
             self.phase = GONE
-            self.transport.abort()
+            self.abort()
             return
         if (
             upstream.reused
@@ -178,7 +200,7 @@ class Exchange(Downstream):
         self._ticket += 1
         self.phase = GONE
         self.status = 101
-        self.series.answered(101, time.monotonic() - self.started)
+        self.tally.answered(self.site.route_name, 101, self.started)
         self.plane.connections.discard(self)
         early, self.backlog = self.backlog, b""
         if self._paused:
@@ -187,6 +209,8 @@ class Exchange(Downstream):
             upstream.hold()
         idle_timeout = self.plane.http.idle_timeout
         relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
+        relay.began = self.began
+        relay.pool = upstream.lane.pool
         relay.join(self.transport, upstream.transport)
         self.transport.write(head + rest)
         if early:

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import ssl
 from typing import Any
 
-from fleetmesh.core.table import Route
+from fleetmesh.core.frames import STREAMS
+from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import original_destination, peer_name
+from fleetmesh.proxy.carrier import AcceptedCarrier
+from fleetmesh.proxy.conduit import Conduit, Quiet
+from fleetmesh.proxy.detect import hand_over, serve
 from fleetmesh.proxy.dial import peer_uri
-from fleetmesh.proxy.exchange import Exchange
 from fleetmesh.proxy.plane import HANDSHAKE_TIMEOUT, Plane
 from fleetmesh.proxy.site import InboundSite, OutboundSite, PassthroughSite, PlainSite, Site
 from fleetmesh.proxy.stream import TlsStream
 from fleetmesh.proxy.tcp import TcpArrival
 
 
-def _hand_over(transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
-
-
-class OutboundArrival(asyncio.Protocol):
+class OutboundArrival(Quiet):
     """A connection of the local service `service`. `upstream` names where it goes when there is
     no capture to ask, as in a test or a bug report; else it is empty."""
 
@@ -38,10 +35,13 @@ class OutboundArrival(asyncio.Protocol):
         self._service = service
         self._upstream = upstream
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         if self._upstream:
-            self._to(transport, plane.table.routes.get(self._upstream), self._upstream, False)
+            entry = plane.table.upstreams.get(self._upstream)
+            ports = {port for _, port in entry.upstream.destinations} if entry else set()
+            port = ports.pop() if len(ports) == 1 else 0
+            self._to(transport, entry, self._upstream, False, port)
             return
         destination = original_destination(transport)
         if destination is None:
@@ -50,10 +50,11 @@ class OutboundArrival(asyncio.Protocol):
             transport.abort()
             return
         address, port = destination
-        route = plane.table.by_destination.get(destination)
+        entry = plane.table.by_destination.get(destination)
         ipv6 = ":" in address
-        if route is not None:
-            self._to(transport, route, f"[{address}]:{port}" if ipv6 else f"{address}:{port}", ipv6)
+        if entry is not None:
+            host = f"[{address}]:{port}" if ipv6 else f"{address}:{port}"
+            self._to(transport, entry, host, ipv6, port)
         elif plane.table.snapshot.mesh_destinations_only:
             site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
             plane.refused(
@@ -62,24 +63,25 @@ class OutboundArrival(asyncio.Protocol):
             transport.abort()
         else:
             passing = PassthroughSite(plane, self._service, address, port)
-            _hand_over(transport, TcpArrival(plane, passing))
+            hand_over(transport, TcpArrival(plane, passing))
 
-    def _to(self, transport: asyncio.Transport, route: Route | None, host: str, ipv6: bool) -> None:
-        http = route is not None and route.upstream.protocol is Protocol.HTTP
+    def _to(
+        self, transport: Conduit, entry: UpstreamEntry | None, host: str, ipv6: bool, port: int
+    ) -> None:
+        """`port` is the one that the application listens on, 0 if nothing tells."""
+        protocol = entry.upstream.protocol if entry is not None else Protocol.TCP
         site = OutboundSite(
             self._plane,
             self._service,
-            route.upstream.service if route is not None else host,
-            "http" if http else "tcp",
+            entry.upstream.service if entry is not None else host,
+            "http" if protocol is Protocol.HTTP else "tcp",
             host.encode(),
             ipv6,
         )
-        _hand_over(
-            transport, Exchange(self._plane, site) if http else TcpArrival(self._plane, site)
-        )
+        serve(self._plane, transport, site, protocol, port)
 
 
-class InboundArrival(asyncio.Protocol):
+class InboundArrival(Quiet):
     """A connection to the sidecar port of the local service `service`."""
 
     __slots__ = ("_plane", "_service")
@@ -88,7 +90,7 @@ class InboundArrival(asyncio.Protocol):
         self._plane = plane
         self._service = service
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         identity = plane.identities.get(self._service)
         if identity is None:
@@ -102,7 +104,7 @@ class InboundArrival(asyncio.Protocol):
             deadline=plane.now + HANDSHAKE_TIMEOUT,
         )
         plane.connections.add(stream)
-        _hand_over(transport, stream)
+        hand_over(transport, stream)
 
     def _on_ready(self, stream: TlsStream, error: Exception | None) -> None:
         self._plane.connections.discard(stream)
@@ -112,34 +114,53 @@ class InboundArrival(asyncio.Protocol):
             self._refuse(stream.transport, _tls_refusal(error), str(error))
 
     def _greet(self, stream: TlsStream) -> None:
-        """The chain is good: whose is it?"""
+        """The chain is good."""
+        if stream.agreed == STREAMS:
+            carrier = AcceptedCarrier(self._plane, _Accept(self, stream))
+            hand_over(stream, carrier)
+        else:
+            self.admit(stream, stream)
+
+    def admit(self, stream: TlsStream, conduit: Conduit) -> None:
+        """Whose is the certificate of `stream`, and what becomes of `conduit`, which it carries?"""
         plane = self._plane
         uri = peer_uri(stream)
         source = SpiffeId.parse(uri)
         entry = plane.table.services.get(self._service)
         if source is None or entry is None:
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"not a service: {uri or 'no URI'}")
-            stream.abort()
+            conduit.abort()
             return
-        http = entry.service.protocol is Protocol.HTTP
-        site = InboundSite(
-            plane, source.service, self._service, "http" if http else "tcp", source.trust_domain
-        )
+        protocol = entry.service.protocol
+        kind = "http" if protocol is Protocol.HTTP else "tcp"
+        site = InboundSite(plane, source.service, self._service, kind, source.trust_domain)
         if site.refusal is Refusal.UNTRUSTED_PEER:
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"of another trust domain: {uri}")
-            stream.abort()
-        elif http:
+            conduit.abort()
+            return
+        if protocol is not Protocol.TCP:
             site.added = _forwarded_client_cert(stream, entry.spiffe_id, uri)
-            _hand_over(stream, Exchange(plane, site))
-        else:
-            _hand_over(stream, TcpArrival(plane, site))
+        serve(plane, conduit, site, protocol, entry.service.port)
 
-    def _refuse(self, transport: asyncio.BaseTransport, refusal: Refusal, detail: str) -> None:
+    def _refuse(self, transport: Conduit, refusal: Refusal, detail: str) -> None:
         site = Site(self._plane, Direction.INBOUND, "", self._service, "tcp")
         self._plane.refused(site, refusal, peer_name(transport), detail)
 
 
-class PlainArrival(asyncio.Protocol):
+class _Accept:
+    """Every stream that a connection carries is admitted by itself."""
+
+    __slots__ = ("_arrival", "_stream")
+
+    def __init__(self, arrival: InboundArrival, stream: TlsStream) -> None:
+        self._arrival = arrival
+        self._stream = stream
+
+    def __call__(self, conduit: Conduit) -> None:
+        self._arrival.admit(self._stream, conduit)
+
+
+class PlainArrival(Quiet):
     """A connection to an application's own port, redirected before it got there."""
 
     __slots__ = ("_plane",)
@@ -147,7 +168,7 @@ class PlainArrival(asyncio.Protocol):
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         plane = self._plane
         destination = original_destination(transport)
         entry = plane.table.by_port.get(destination[1]) if destination is not None else None
@@ -162,8 +183,7 @@ class PlainArrival(asyncio.Protocol):
             plane.admitted(site, peer_name(transport))
         # An http service gets heads that were judged, so that nobody without a certificate can
         # tell its application of one.
-        http = service.protocol is Protocol.HTTP
-        _hand_over(transport, Exchange(plane, site) if http else TcpArrival(plane, site))
+        serve(plane, transport, site, service.protocol, service.port)
 
 
 def _tls_refusal(error: ssl.SSLError) -> Refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 import time
 from collections.abc import Coroutine, Mapping
@@ -12,10 +13,12 @@ from typing import Any, Protocol
 import msgspec
 
 from fleetmesh.core.table import Lane, Table, dropped
+from fleetmesh.core.trace import Marker, Tracing
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import Telemetry
-from fleetmesh.settings import HttpSettings, TcpSettings
+from fleetmesh.settings import HttpSettings, TcpSettings, TracingSettings
 
 _log = logging.getLogger(__name__)
 
@@ -23,15 +26,18 @@ SWEEP = 0.25  # seconds; nothing ends before its deadline, and at most two sweep
 GRACE = 1.0  # quiet seconds before a retiring keep-alive connection is closed
 HANDSHAKE_TIMEOUT = 10.0
 LINGER = 2.0  # seconds for a peer to read an answer before its connection is closed
+LINGER_MOST = 30.0  # for one that has not stopped sending its request; nginx' lingering_time
 LOG_BURST = 10  # lines about the same refusal in one second
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a local service shows and trusts. Times are seconds since the epoch."""
+    """What a local service shows and trusts. Times are seconds since the epoch. `streams` is
+    `client` for connections that may carry TCP streams one after another."""
 
     serial: str
     not_after: float
     client: ssl.SSLContext
+    streams: ssl.SSLContext
     server: ssl.SSLContext
 
 
@@ -54,16 +60,20 @@ class Held(Protocol):
 
 
 class Plane:
-    """One per worker. `table` and `identities` are swapped whole by `publish`."""
+    """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
+    where no records are kept of requests."""
 
     __slots__ = (
         "_logged",
         "_tasks",
+        "_told_dropped",
+        "access",
         "connections",
         "draining",
         "http",
         "identities",
         "loop",
+        "marker",
         "now",
         "table",
         "tcp",
@@ -76,7 +86,13 @@ class Plane:
         http: HttpSettings,
         tcp: TcpSettings,
         table: Table,
+        tracing: TracingSettings | None = None,
+        access: AccessLog | None = None,
     ) -> None:
+        tracing = tracing or TracingSettings()
+        self.marker = Tracing(tracing.sample_rate, os.urandom) if tracing.enabled else Marker()
+        self.access = access
+        self._told_dropped = 0
         self.loop = loop
         self.http = http
         self.tcp = tcp
@@ -101,8 +117,9 @@ class Plane:
         previous, self.table = self.table, table
         self.identities = identities
         for lane in dropped(previous, table):
-            for connection in lane.pool.close():
-                connection.abort()
+            for pool in lane.pools:
+                for connection in pool.close():
+                    connection.abort()
         for held in tuple(self.connections):
             held.recheck(self.now)
 
@@ -124,6 +141,8 @@ class Plane:
         }
         if refusal is Refusal.DENIED:
             fields["intention"] = str(site.verdict)
+        if site.sni:
+            fields["sni"] = site.sni
         if detail:
             fields["detail"] = detail
         if seen == LOG_BURST:
@@ -149,6 +168,28 @@ class Plane:
                 "plain connection from %s to %s admitted",
                 peer,
                 site.destination,
+                extra={"fields": fields},
+            )
+
+    def detected(self, site: Site, peer: str) -> None:
+        """Log what was found out of a connection: its kind, and the name that TLS asks for."""
+        if _log.isEnabledFor(logging.DEBUG):
+            fields = {
+                "event": "detected",
+                "direction": site.direction.value,
+                "source": site.source,
+                "destination": site.destination,
+                "kind": site.kind,
+                "peer": peer,
+            }
+            if site.sni:
+                fields["sni"] = site.sni
+            _log.debug(
+                "%s => %s speaks %s%s",
+                site.source or peer,
+                site.destination,
+                site.kind,
+                f" for {site.sni}" if site.sni else "",
                 extra={"fields": fields},
             )
 
@@ -178,9 +219,23 @@ class Plane:
             self._logged.clear()
             for lane in self.table.lanes():
                 self._expire_idle(lane, now)
+        if self.access is not None and self.access.journal:
+            self._flush_access()
         self.loop.call_later(SWEEP, self._sweep, round_ + 1)
+
+    def _flush_access(self) -> None:
+        """A portion at a time, so that traffic passes between them."""
+        log = self.access
+        if log is None:
+            return
+        if log.flush():
+            self.loop.call_soon(self._flush_access)
+        elif log.dropped != self._told_dropped:
+            _log.warning("%d access records were dropped", log.dropped - self._told_dropped)
+            self._told_dropped = log.dropped
 
     @staticmethod
     def _expire_idle(lane: Lane, now: float) -> None:
-        for connection in lane.pool.expired(now):
-            connection.close()
+        for pool in lane.pools:
+            for connection in pool.expired(now):
+                connection.close()

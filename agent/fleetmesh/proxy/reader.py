@@ -6,7 +6,6 @@ that arrives while another is being answered waits as bytes, with reading paused
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Final
 
@@ -15,6 +14,7 @@ import httptools
 from fleetmesh.core.chunked import LAST_CHUNK, ChunkedDecoder, Part, encode
 from fleetmesh.core.request import RequestHead
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
 
 # The phases of a connection, by what its next byte is.
@@ -26,13 +26,16 @@ WAIT: Final = 4  # of a request that has to wait: the last one is being answered
 LEAVING: Final = 5  # of no interest: the last answer is out, the peer should go
 GONE: Final = 6  # there is none, or it is a tunnel's
 
+_UNLIMITED: Final = 1 << 63  # bytes of a body
+
 # Why reading is paused.
 PIPELINED: Final = 1
 UPSTREAM_FULL: Final = 2
 DIALLING: Final = 4
+UNREAD: Final = 8  # the client has to take its answers first
 
 
-class RequestReader(RequestHead, asyncio.Protocol):
+class RequestReader(RequestHead):
     """`phase` says what is read next, `out` holds what is to go upstream: the body's bytes, framed
     anew. `persistent`: another request may follow on this connection; with `retiring`, none does.
     `started` is when the first byte of the request came (monotonic seconds).
@@ -74,7 +77,7 @@ class RequestReader(RequestHead, asyncio.Protocol):
         self._parser: httptools.HttpRequestParser | None = None
         self._paused = 0
         self._remaining = 0
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self.transport: Conduit = None  # type: ignore[assignment]  # until connection_made
 
     # What the subclasses do.
 
@@ -86,6 +89,14 @@ class RequestReader(RequestHead, asyncio.Protocol):
         """Answer with `refusal`, or end the connection where an answer has begun already."""
         raise NotImplementedError
 
+    def go_on(self) -> None:
+        """Read the next request, which may have come already."""
+        raise NotImplementedError
+
+    def linger(self) -> None:
+        """The peer sends what nobody wants any more."""
+        raise NotImplementedError
+
     def _flush(self) -> None:
         """Send what `out` holds upstream, as far as there is an upstream."""
         raise NotImplementedError
@@ -95,6 +106,13 @@ class RequestReader(RequestHead, asyncio.Protocol):
             phase = self.phase
             if phase <= HEAD:
                 data = self._read_head(data)
+                if data and self.phase == IDLE:
+                    # Refused at once. A flood of such requests must not keep others from their
+                    # turn: one read may hold ten thousand.
+                    self.backlog = data
+                    self.pause(PIPELINED)
+                    self.plane.loop.call_soon(self.go_on)
+                    break
             elif phase == LENGTH:
                 data = self._read_counted(data)
             elif phase == CHUNKED:
@@ -105,6 +123,8 @@ class RequestReader(RequestHead, asyncio.Protocol):
                     self.pause(PIPELINED)
                 break
             else:
+                if phase == LEAVING:
+                    self.linger()
                 break
         if self.out:
             self._flush()
@@ -167,7 +187,8 @@ class RequestReader(RequestHead, asyncio.Protocol):
             return True
         self._line = b""
         self._line_done = True
-        return line[end - 8 : end - 3] == b"HTTP/"
+        # Not line[end - 8 : end - 3]: compiled, a slice that ends before it begins is an error.
+        return line[:end][-8:-3] == b"HTTP/"
 
     def _settle_head(self, parser: httptools.HttpRequestParser) -> None:
         plane = self.plane
@@ -175,10 +196,15 @@ class RequestReader(RequestHead, asyncio.Protocol):
         if refusal is not None:
             self.refuse(refusal)
             return
+        limit = plane.http.max_body_bytes
+        if limit and self.length > limit:
+            self.refuse(Refusal.BODY_TOO_LARGE)
+            return
         self.persistent = self.keep_alive and not self.retiring
         if self.chunked:
             self.phase = CHUNKED
             self._decoder = ChunkedDecoder()
+            self._remaining = limit or _UNLIMITED
             self.deadline = plane.now + plane.http.idle_timeout
         elif self.length > 0:
             self.phase = LENGTH
@@ -206,6 +232,11 @@ class RequestReader(RequestHead, asyncio.Protocol):
         content: list[bytes] = []
         rest = decoder.feed(data, content)
         if content:
+            self._remaining -= sum(map(len, content))
+            if self._remaining < 0:
+                self.out.clear()
+                self.refuse(Refusal.BODY_TOO_LARGE)
+                return b""
             self.out.append(encode(content))
         if decoder.part is Part.DONE:
             self.out.append(LAST_CHUNK)

@@ -3,14 +3,17 @@ whatever passes through."""
 
 from __future__ import annotations
 
-import asyncio
+import time
+from typing import Any
 
+from fleetmesh.core.pool import Pool
+from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import Series
 
 
-class End(asyncio.Protocol):
+class End:
     """One side of a relay: what it receives, the other side sends."""
 
     __slots__ = ("_other", "_relay", "ended", "received", "transport")
@@ -20,13 +23,13 @@ class End(asyncio.Protocol):
         self._other: End = self
         self.ended = False
         self.received = 0
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self.transport: Conduit = None  # type: ignore[assignment]  # until connection_made
 
     def join(self, other: End) -> None:
         self._other = other
         other._other = self
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -62,17 +65,21 @@ class End(asyncio.Protocol):
 
 class Relay:
     """Two joined connections, the caller's and the destination's, until both directions have ended
-    or neither has carried a byte for `idle_timeout` seconds."""
+    or neither has carried a byte for `idle_timeout` seconds. `began` (monotonic
+    seconds) is when the caller's connection was accepted, `pool` the one
+    that counts the destination's."""
 
     __slots__ = (
         "_moved",
         "_over",
+        "began",
         "caller",
         "deadline",
         "destination",
         "idle_timeout",
         "peer",
         "plane",
+        "pool",
         "series",
         "site",
     )
@@ -89,10 +96,12 @@ class Relay:
         self.caller.join(self.destination)
         self.idle_timeout = idle_timeout
         self.deadline = plane.now + idle_timeout
+        self.began = time.monotonic()
+        self.pool: Pool[Any] | None = None
         self._moved = 0
         self._over = False
 
-    def join(self, caller: asyncio.Transport, destination: asyncio.Transport) -> None:
+    def join(self, caller: Conduit, destination: Conduit) -> None:
         """Relay from now on between two transports that other protocols had so far."""
         for end, transport in ((self.caller, caller), (self.destination, destination)):
             end.transport = transport
@@ -109,8 +118,10 @@ class Relay:
         self._over = True
         self.series.sent += self.caller.received
         self.series.received += self.destination.received
-        self.series.end()
+        self.series.end(time.monotonic() - self.began)
         self.plane.connections.discard(self)
+        if self.pool is not None:
+            self.pool.lost()
 
     def expire(self, now: float) -> None:
         """Idle for the whole time, or alive after all: asking now spares every read a clock."""

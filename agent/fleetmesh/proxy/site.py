@@ -6,7 +6,8 @@ from collections.abc import Collection
 from typing import Protocol
 
 from fleetmesh.core.authz import Verdict
-from fleetmesh.core.table import Lane, Table
+from fleetmesh.core.request import RequestHead
+from fleetmesh.core.table import Lane, Table, UpstreamEntry, Way
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
@@ -24,7 +25,9 @@ class Site:
     Host of a request that has none, `added` the field lines that the mesh adds to requests.
 
     `refusal` stands in the way of every request until `recheck` takes it away; `verdict` is the
-    intention's. `failure` is what an unreachable endpoint means here.
+    intention's. `failure` is what an unreachable endpoint means here. `route_name` is the route's
+    that the current request takes, empty when it takes none. `detected`: the protocol was found
+    out from the first bytes; `sni` is the name in them where they were TLS.
     """
 
     __slots__ = (
@@ -32,10 +35,13 @@ class Site:
         "added",
         "default_host",
         "destination",
+        "detected",
         "direction",
         "failure",
         "kind",
         "refusal",
+        "route_name",
+        "sni",
         "source",
         "verdict",
     )
@@ -59,9 +65,16 @@ class Site:
         self.refusal: Refusal | None = None
         self.verdict = Verdict(True)
         self.failure = Refusal.CONNECT_FAILED
+        self.detected = False
+        self.sni = ""
+        self.route_name = ""
 
-    def lane(self, tried: Collection[str]) -> Lane | Refusal:
-        """The way for the next request, away from the endpoints already `tried` if possible."""
+    def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
+        """The way for the next request, away from the endpoints already `tried` if possible.
+
+        A new `request` may choose among routes, and its target is changed as its route says;
+        without one the way leads where that of the last request did.
+        """
         raise NotImplementedError
 
     def recheck(self) -> bool:
@@ -72,24 +85,45 @@ class Site:
 class OutboundSite(Site):
     """From the local service `source` to the upstream `destination`."""
 
-    __slots__ = ("_ipv6",)
+    __slots__ = ("_ipv6", "_way")
 
     def __init__(
         self, serving: Serving, source: str, destination: str, kind: str, host: bytes, ipv6: bool
     ) -> None:
         super().__init__(serving, Direction.OUTBOUND, source, destination, kind, host)
         self._ipv6 = ipv6
+        self._way: Way | None = None
 
-    def lane(self, tried: Collection[str]) -> Lane | Refusal:
+    def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
         table = self._serving.table
-        route = table.routes.get(self.destination)
-        if route is None:
+        entry = table.upstreams.get(self.destination)
+        if entry is None:
             return Refusal.UNKNOWN_DESTINATION
         service = table.services.get(self.source)
         if service is None or service.service.leaf is None:
             return Refusal.NO_IDENTITY
-        place = route.pick(tried)
+        target = entry.default.target
+        if request is not None:
+            if entry.matcher is not None or self._way is not None:
+                target = self._choose(entry, request).target
+        elif self._way is not None:
+            # Chosen when the request began, perhaps of an older table: what that target is now.
+            target = entry.targets.get(self._way.target.id, self._way.target)
+        place = target.pick(tried)
         return Refusal.NO_ENDPOINT if place is None else place.lane(self.source, self._ipv6)
+
+    def _choose(self, entry: UpstreamEntry, request: RequestHead) -> Way:
+        matcher = entry.matcher
+        if matcher is None:  # the routes that there were are gone
+            self._way = None
+            self.route_name = ""
+            return entry.default
+        way = entry.ways[matcher.find(request.method, request.target, request)]
+        if way.rewrites:
+            request.target = way.forwarded(request.target)
+        self._way = way
+        self.route_name = way.name
+        return way
 
 
 class PassthroughSite(Site):
@@ -101,7 +135,7 @@ class PassthroughSite(Site):
         super().__init__(serving, Direction.OUTBOUND, source, "", "passthrough")
         self._lane = Lane("passthrough", address, port)
 
-    def lane(self, tried: Collection[str]) -> Lane | Refusal:
+    def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
         return self._lane
 
 
@@ -116,7 +150,7 @@ class ApplicationSite(Site):
         super().__init__(serving, direction, source, destination, kind, b"localhost")
         self.failure = Refusal.APPLICATION_DOWN
 
-    def lane(self, tried: Collection[str]) -> Lane | Refusal:
+    def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
         entry = self._serving.table.services.get(self.destination)
         return Refusal.APPLICATION_DOWN if entry is None else entry.application
 

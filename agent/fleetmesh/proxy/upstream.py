@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 import httptools
@@ -12,8 +11,10 @@ from fleetmesh.core.framing import Body
 from fleetmesh.core.response import ResponseHead
 from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.stream import TlsStream
+from fleetmesh.proxy.unread import unread
 
 if TYPE_CHECKING:
     from fleetmesh.proxy.exchange import Exchange
@@ -28,7 +29,7 @@ DONE: Final = 5  # unexpected: the answer is complete
 GONE: Final = 6
 
 
-class Upstream(ResponseHead, asyncio.Protocol):
+class Upstream(ResponseHead):
     """`reused` says whether the connection served before, `answering` whether a byte of the
     current answer has come."""
 
@@ -65,7 +66,7 @@ class Upstream(ResponseHead, asyncio.Protocol):
         self._held = False
         self._out: list[bytes] = []
         self._remaining = 0
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # until connection_made
+        self.transport: Conduit = None  # type: ignore[assignment]  # until connection_made
 
     # What an exchange asks.
 
@@ -121,7 +122,7 @@ class Upstream(ResponseHead, asyncio.Protocol):
 
     # The transport's protocol.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -152,7 +153,7 @@ class Upstream(ResponseHead, asyncio.Protocol):
         if out:
             answer = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
-            exchange.series.received += len(answer)
+            exchange.tally.received += len(answer)
             exchange.deadline = self.plane.now + self.plane.http.idle_timeout
             exchange.transport.write(answer)
         if self.phase == DONE:
@@ -170,6 +171,13 @@ class Upstream(ResponseHead, asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not isinstance(self.transport, TlsStream):
+            # An application that refuses an upload answers and closes: then a write can fail
+            # before the answer is read. Another sidecar lingers instead.
+            for data in unread(self.transport):
+                if self._exchange is None:
+                    break
+                self.data_received(data)
         self._lost(str(exc) if exc else "closed")
 
     def pause_writing(self) -> None:
@@ -224,7 +232,6 @@ class Upstream(ResponseHead, asyncio.Protocol):
                 return b""
             self._exchange = None
             self.phase = GONE
-            self.lane.pool.lost()
             self.release()
             exchange.tunnel(self, self.rebuild(True, True, False), rest)
             return b""
@@ -286,8 +293,6 @@ class Upstream(ResponseHead, asyncio.Protocol):
         self._exchange = None
         whole = exchange.answer_complete()
         self.release()
-        if not self.reused and isinstance(self.transport, TlsStream):
-            self.lane.session = (self.transport.tls.context, self.transport.tls.session)
         if reusable and whole and not self.transport.is_closing():
             self.phase = IDLE
             if not self.lane.pool.put(self, self.plane.now):

@@ -59,13 +59,61 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_head_bytes: Annotated[int, kinds.HEAD_BYTES] = 60 * 1024
     max_headers: Annotated[int, kinds.HEADERS] = 100
     max_target_bytes: Annotated[int, kinds.TARGET_BYTES] = 16 * 1024
+    max_body_bytes: Annotated[int, kinds.BODY_BYTES] = 0
     head_timeout: Timeout = 10.0
     idle_timeout: Timeout = 300.0
     request_timeout: Annotated[float, kinds.DEADLINE] = 15.0
 
 
 class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`detect_timeout`: seconds that a connection whose protocol is to be found out may stay
+    silent; `keepalive`: silent seconds until the kernel probes whether the peer is there.
+    `share_connections`: streams follow one another on the connections between agents."""
+
     idle_timeout: Timeout = 3600.0
+    keepalive: Annotated[float, kinds.KEEPALIVE] = 60.0
+    detect_timeout: Annotated[float, kinds.DETECT] = 0.5
+    share_connections: bool = True
+
+
+class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Connections that a worker keeps, for each local service to each endpoint of an upstream.
+
+    Seconds and counts. Peers' sidecars keep idle connections for minutes; of an application
+    nothing is known but that five seconds is the shortest keep-alive time in wide use (Node's).
+    """
+
+    idle_timeout: Timeout = 60.0
+    application_idle_timeout: Timeout = 4.0
+    max_age: Timeout = 3600.0
+    max_idle: Annotated[int, kinds.IDLE] = 1024
+    max_connections: Annotated[int, kinds.PLACES] = 0
+    max_requests: Annotated[int, kinds.PLACES] = 0
+    warm_connections: Annotated[int, kinds.WARM] = 0
+
+
+class TracingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`enabled`: requests are told their trace and their id; `sample_rate` is the share of the
+    traces begun here that are sampled."""
+
+    enabled: bool = True
+    sample_rate: Annotated[float, kinds.SHARE] = 0.01
+
+
+class AccessLogMode(enum.StrEnum):
+    """Where a record of every request goes."""
+
+    OFF = "off"
+    RING = "ring"
+    JOURNAL = "journal"
+
+
+class AccessLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`size` is how many records each worker's ring keeps; `query` keeps query strings too."""
+
+    mode: AccessLogMode = AccessLogMode.OFF
+    size: Annotated[int, kinds.RECORDS] = 1000
+    query: bool = False
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
@@ -74,6 +122,9 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     http: HttpSettings = HttpSettings()
     tcp: TcpSettings = TcpSettings()
     log_level: str = "info"
+    upstream: UpstreamSettings = UpstreamSettings()
+    tracing: TracingSettings = TracingSettings()
+    access_log: AccessLogSettings = AccessLogSettings()
 
 
 class Ports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,6 +194,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ports: Ports = Ports()
     http: HttpSettings = HttpSettings()
     tcp: TcpSettings = TcpSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    tracing: TracingSettings = TracingSettings()
+    access_log: AccessLogSettings = AccessLogSettings()
     services: Annotated[tuple[ServiceSettings, ...], kinds.Hidden()] = ()
 
     def on_stop_of(self, service: ServiceSettings) -> OnStop:

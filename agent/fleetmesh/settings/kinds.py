@@ -169,6 +169,14 @@ def _path(value: object) -> object:
     return value
 
 
+def _share(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return Wrong(f"must be a share, 0 to 1, not {shown(value)}", "Write a number such as 0.01")
+    if not 0 <= value <= 1:
+        return Wrong(f"must be a share, 0 to 1, not {shown(value)}", "1 is all of them")
+    return float(value)
+
+
 def _log_level(value: object) -> object:
     levels = ("debug", "info", "warning", "error")
     if value in levels:
@@ -193,10 +201,18 @@ WORKERS = _whole("a number of workers, 0 (one per core) to 256", 0, 256)
 WEIGHT = _whole("a weight, 1 to 65535", 1, 65535)
 HEAD_BYTES = _whole("a number of bytes, 1024 to 1048576", 1024, 1 << 20)
 TARGET_BYTES = _whole("a number of bytes, 256 to 1048576", 256, 1 << 20)
+BODY_BYTES = _whole("a number of bytes (0: no limit), 0 to 1099511627776", 0, 1 << 40)
+IDLE = _whole("a number of connections, 0 to 65535", 0, 65535)
+PLACES = _whole("a number (0: no limit), 0 to 1000000", 0, 1_000_000)
+WARM = _whole("a number of connections, 0 to 1000", 0, 1000)
 HEADERS = _whole("a number of headers, 10 to 1000", 10, 1000)
+RECORDS = _whole("a number of records, 1 to 100000", 1, 100_000)
+SHARE = Kind("a share, 0 to 1", _share)
 TIMEOUT = _duration("a duration", 0.1, 86400)
+DETECT = _duration("a duration", 0.01, 60)
 DRAIN = _duration("a duration", 0, 3600)
 DEADLINE = _duration("a duration (0: none)", 0, 86400)
+KEEPALIVE = _duration("a duration (0: none)", 0, 32767)
 CONFIRM = _duration("a duration", 5, 3600)
 ADDRESS = Kind("an IP address", lambda value: _ip(value, None))
 ADDRESS6 = Kind("an IPv6 address", lambda value: _ip(value, 6))

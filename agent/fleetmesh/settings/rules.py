@@ -52,10 +52,24 @@ def check_agent(settings: Settings, reader: Reader) -> None:
             reader.problem("ports.plain", f"is the SSH port {port}", "Choose another port")
     if _port_of(settings.metrics_address) == ports.plain:
         reader.problem("metrics_address", "has the port of ports.plain", "Choose another port")
+    _check_warm(settings, reader)
     if settings.address6 is not None and ipaddress.ip_address(settings.address).version == 6:
         reader.problem(
             "address6", "is set while address is IPv6 already", "Make address the IPv4 one"
         )
+
+
+def _check_warm(settings: Settings, reader: Reader) -> None:
+    upstream = settings.upstream
+    for name in ("max_idle", "max_connections"):
+        limit = getattr(upstream, name)
+        unlimited = name == "max_connections" and not limit
+        if not unlimited and upstream.warm_connections > limit:
+            reader.problem(
+                "upstream.warm_connections",
+                f"is more than upstream.{name} ({limit}) lets live",
+                f"Raise upstream.{name}, or warm fewer",
+            )
 
 
 def check_service(service: ServiceSettings, reader: Reader) -> None:

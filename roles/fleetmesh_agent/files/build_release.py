@@ -33,6 +33,9 @@ CACHE = Path("/var/cache/fleetmesh/wheels")
 CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 KEPT_ARCHIVES = 5
 PACKAGED = ("pyproject.toml", "README.md", "LICENSE")
+HOOK = "agent/hatch_build.py"
+BUILD_TOOLS = ("pip", "hatchling", "msgspec", "mypy", "setuptools")
+"""What pyproject.toml's build-system requires, and pip."""
 
 
 class BuildError(Exception):
@@ -77,6 +80,7 @@ def copy_sources(root: Path, target: Path) -> None:
         target / "agent/fleetmesh",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
+    shutil.copyfile(root / HOOK, target / HOOK)
     shutil.copyfile(CONSTRAINTS, target / "constraints.txt")
 
 
@@ -115,7 +119,7 @@ def tools(cache: Path, key: str) -> Path:
     if not done.exists():
         venv.create(home, clear=True, with_pip=True)
         command = [str(python), "-m", "pip", "install", "-q", "-U", "-c", str(CONSTRAINTS)]
-        run([*command, "pip", "hatchling"], "installing the build tools")
+        run([*command, *BUILD_TOOLS], "installing the build tools")
         done.touch()
     return python
 
@@ -189,8 +193,8 @@ def lock(root: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="fleetmesh-lock-") as scratch:
         venv.create(scratch, with_pip=True)
         pip = [f"{scratch}/bin/python", "-m", "pip"]
-        run([*pip, "install", "-q", "-U", "pip", "hatchling", *wanted], "resolving")
-        frozen = run([*pip, "freeze", "--all", "--exclude", "setuptools"], "listing")
+        run([*pip, "install", "-q", "-U", *BUILD_TOOLS, *wanted], "resolving")
+        frozen = run([*pip, "freeze", "--all"], "listing")
     CONSTRAINTS.write_text(
         "# What a release is built with: `build_release.py --lock` writes it anew.\n" + frozen
     )

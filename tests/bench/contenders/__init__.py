@@ -27,8 +27,12 @@ class Contender:
 
 Started = AbstractContextManager[tuple[dict[str, int], list[int]]]
 
+ONLY = {"unshared": "new_connections"}
+"""Contenders that have one work only."""
+
 START: dict[str, Callable[[Site], Started]] = {
     "fleetmesh": fleetmesh.start,
+    "unshared": fleetmesh.start_unshared,
     "envoy": envoy.start,
     "haproxy": haproxy.start,
     "nginx": nginx.start,

@@ -1,5 +1,10 @@
 """Envoy, doing the same: both sides verified by SPIFFE URI, RBAC over twenty sources, X-Forwarded-
-Client-Cert set, statistics on, no access log, one worker thread a side."""
+Client-Cert set, fifty routes, request ids kept or made, traces continued or begun, statistics on,
+no access log, one worker thread a side.
+
+Traces are passed on, but no span is recorded: with `random_sampling` 0 Envoy clears the flag of a
+caller who sampled.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from tests.bench.contenders.envoy_routes import translated
 from tests.bench.install import path
 from tests.bench.running import answers, free_ports, running, wait_for
 from tests.bench.site import CALLER, SERVICES, SOURCES, Site
@@ -16,6 +22,32 @@ _TYPE = "type.googleapis.com/envoy.extensions"
 _HTTP = f"{_TYPE}.filters.http"
 _NETWORK = f"{_TYPE}.filters.network"
 _TLS = f"{_TYPE}.transport_sockets.tls.v3"
+
+_COLLECTOR = {
+    "name": "collector",
+    "type": "STATIC",
+    "connect_timeout": "5s",
+    "typed_extension_protocol_options": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }
+    },
+    "load_assignment": {"cluster_name": "collector"},
+}
+"""Where spans would go: nowhere."""
+
+_TRACING = {
+    "provider": {
+        "name": "envoy.tracers.opentelemetry",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+            "grpc_service": {"envoy_grpc": {"cluster_name": "collector"}},
+            "service_name": "bench",
+        },
+    },
+    "random_sampling": {"value": 0},
+}
 
 
 @contextmanager
@@ -53,7 +85,7 @@ def start(site: Site) -> Iterator[tuple[dict[str, int], list[int]]]:
 def _bootstrap(admin: int, listeners: list[Any], clusters: list[Any]) -> dict[str, Any]:
     return {
         "admin": {"address": _address(admin)},
-        "static_resources": {"listeners": listeners, "clusters": clusters},
+        "static_resources": {"listeners": listeners, "clusters": [*clusters, _COLLECTOR]},
     }
 
 
@@ -94,16 +126,18 @@ def _http(name: str, allowed: tuple[str, ...]) -> list[Any]:
         "name": "rbac",
         "typed_config": {"@type": f"{_HTTP}.rbac.v3.RBAC", "rules": _rules(allowed)},
     }
+    own = {"match": {"prefix": "/"}, "route": {"cluster": name}}
     manager: dict[str, Any] = {
         "@type": f"{_NETWORK}.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
-        "generate_request_id": False,
+        "generate_request_id": True,
+        "tracing": _TRACING,
         "route_config": {
             "virtual_hosts": [
                 {
                     "name": name,
                     "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": name}}],
+                    "routes": [*([] if allowed else translated()), own],
                 }
             ]
         },

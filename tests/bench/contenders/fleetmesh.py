@@ -1,21 +1,38 @@
-"""fleetmesh: `fleetmesh dataplane`, one process group as caller and one as callee."""
+"""fleetmesh: `fleetmesh dataplane` as a release has it, one process group as caller and one as
+callee."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from tests.bench.routes import routes, service
 from tests.bench.running import free_ports, running, wait_for
 from tests.bench.site import CALLER, SERVICES, SOURCES, Site
 from tests.support.ca import TRUST_DOMAIN
+from tests.support.compiled import compiled
+
+Running = AbstractContextManager[tuple[dict[str, int], list[int]]]
+
+
+def start(site: Site) -> Running:
+    return _start(site, "fleetmesh", share_connections=True)
+
+
+def start_unshared(site: Site) -> Running:
+    """Every TCP connection of the caller has its own TLS connection: what a handshake costs."""
+    return _start(site, "unshared", share_connections=False)
 
 
 @contextmanager
-def start(site: Site) -> Iterator[tuple[dict[str, int], list[int]]]:
+def _start(
+    site: Site, name: str, *, share_connections: bool
+) -> Iterator[tuple[dict[str, int], list[int]]]:
     ports = free_ports(2 * len(SERVICES))
     entry = dict(zip(SERVICES, ports[: len(SERVICES)], strict=True))
     sidecar = dict(zip(SERVICES, ports[len(SERVICES) :], strict=True))
@@ -37,19 +54,21 @@ def start(site: Site) -> Iterator[tuple[dict[str, int], list[int]]]:
     with ExitStack() as stack:
         pids = []
         for side, document in (("outbound", outbound), ("inbound", inbound)):
-            file = site.directory / f"fleetmesh-{side}.json"
+            document["settings"] = {"tcp": {"share_connections": share_connections}}
+            file = site.directory / f"{name}-{side}.json"
             file.write_text(json.dumps(document, indent=1))
-            pids.append(stack.enter_context(_running(site.directory, side, file)))
+            pids.append(stack.enter_context(_running(site.directory, f"{name}-{side}", file)))
         for side in ("outbound", "inbound"):
-            log = site.directory / f"fleetmesh-{side}.log"
-            wait_for(f"fleetmesh {side}", lambda log=log: "ready\n" in log.read_text())
+            log = site.directory / f"{name}-{side}.log"
+            wait_for(f"{name} {side}", lambda log=log: "ready\n" in log.read_text())
         yield entry, pids
 
 
-def _running(directory: Path, side: str, file: Path) -> Any:
+def _running(directory: Path, name: str, file: Path) -> Any:
     program = str(Path(sys.executable).with_name("fleetmesh"))
-    command = [program, "dataplane", "--snapshot", str(file), "--workers", "1"]
-    return running(f"fleetmesh-{side}", command, directory)
+    command = ["env", f"PYTHONPATH={compiled()}", program]
+    command += ["dataplane", "--snapshot", str(file), "--workers", "1"]
+    return running(name, command, directory)
 
 
 def _protocol(service: str) -> str:
@@ -58,12 +77,18 @@ def _protocol(service: str) -> str:
 
 def _base(site: Site, sidecar: dict[str, int]) -> dict[str, Any]:
     called = [(name, [port]) for name, port in sidecar.items()]
+    upstreams = {name: _upstream(name, ports) for name, ports in (*called, *site.others())}
+    targets = {name: upstream["target"] for name, upstream in upstreams.items()}
+    upstreams["api"]["routes"] = [
+        msgspec.to_builtins(route) | {"target": targets[service(number)]}
+        for number, route in enumerate(routes())
+    ]
     return {
         "trust_domain": TRUST_DOMAIN,
         "datacenter": "dc1",
         "node": "bench",
         "root_files": ["pki/root.pem"],
-        "upstreams": [_upstream(name, ports) for name, ports in (*called, *site.others())],
+        "upstreams": list(upstreams.values()),
     }
 
 

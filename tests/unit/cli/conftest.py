@@ -102,5 +102,6 @@ def healthy(**changes: Any) -> Status:
             WorkerStatus(4712, 7, 12, 0, 40 << 20),
             WorkerStatus(4713, 7, 3, 0, 41 << 20),
         ),
+        kernel_tls="no (the kernel has no module tls loaded)",
     )
     return msgspec.structs.replace(status, **changes)

@@ -17,6 +17,7 @@ from fleetmesh.edge.consul_probe import Probe
 from fleetmesh.edge.host import Conntrack
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status, WorkerStatus
+from fleetmesh.model.traffic import Match, Route
 from fleetmesh.settings import ServiceSettings, Settings
 
 
@@ -144,6 +145,15 @@ def test_an_upstream_without_a_live_endpoint() -> None:
     target = msgspec.structs.replace(api.target, endpoints=api.target.endpoints[1:])
     (found,) = unreachable([msgspec.structs.replace(api, target=target)])
     assert found.subject == "upstream api"
+
+
+def test_a_route_to_a_target_without_a_live_endpoint() -> None:
+    (api,) = healthy().upstreams
+    dead = msgspec.structs.replace(api.target, id="v2.api.default.dc1", endpoints=())
+    routes = (Route("new", Match(path_prefix="/v2/"), dead), Route("old", Match()))
+    (found,) = unreachable([msgspec.structs.replace(api, routes=routes)])
+    assert found.subject == "upstream api"
+    assert "v2.api.default.dc1" in found.message
 
 
 def test_consul_without_an_answer() -> None:

@@ -26,6 +26,7 @@ fleetmesh 0.1.0 on shop1 (dc1)
   trust domain  11111111-2222-3333-4444-555555555555.consul
   consul        reachable at http://127.0.0.1:8500, last answer 2.5s ago
   capture       applied, 14 rules
+  kernel TLS    no (the kernel has no module tls loaded)
 
 Services
   service  port  protocol  mode    user         outbound  sidecar  consul
@@ -73,7 +74,7 @@ def test_what_is_wrong_stands_at_the_top(agent: FakeAgent, run: Run) -> None:
     agent.answers["GET", "/v1/status"] = (200, msgspec.to_builtins(sick))
     lines = run("status").stdout.splitlines()
     assert "  consul        NOT REACHABLE at http://127.0.0.1:8500, last answer 1m 15s ago" in lines
-    assert lines[6 : lines.index("Services")] == [
+    assert lines[7 : lines.index("Services")] == [
         "error     configuration: /etc/fleetmesh/agent.yaml:3: workerz: is not known",
         "          → Remove it",
         (

@@ -35,6 +35,32 @@ def response(
 HOST = (b"Host", b"a")
 
 
+def test_a_field_is_found_as_it_is_forwarded() -> None:
+    """By its lower-case name; lines are joined; what concerns one hop only is not there."""
+    head, _ = request(
+        HOST,
+        (b"X-A", b"1, 2"),
+        (b"x-ab", b"4"),
+        (b"Connection", b"x-hop"),
+        (b"X-Hop", b"5"),
+        (b"x-a", b"  3:3\t"),
+        (b"X-Empty", b""),
+        (b"Content-Length", b"007"),
+        (b"X-Forwarded-Client-Cert", b"URI=spiffe://evil"),
+    )
+    found = {name: head.field(name) for name in (b"host", b"x-a", b"x-ab", b"x-empty", b"x")}
+    assert found == {
+        b"host": b"a",
+        b"x-a": b"1, 2, 3:3",
+        b"x-ab": b"4",
+        b"x-empty": b"",
+        b"x": None,
+    }
+    assert head.field(b"content-length") == b"7"
+    for name in (b"connection", b"x-hop", b"x-forwarded-client-cert", b"transfer-encoding"):
+        assert head.field(name) is None
+
+
 def test_a_request_is_rebuilt_with_its_fields_in_order() -> None:
     head, refusal = request(
         (b"X-B", b"1"), HOST, (b"x-a", b"2"), (b"Content-Length", b"007"), (b"X-B", b"3"),

@@ -67,3 +67,26 @@ def test_a_closed_pool_takes_nothing_back(pool: Pool[Connection]) -> None:
     assert pool.close() == [idle]
     assert not pool.put(away, 1)
     assert (len(pool), pool.active) == (0, 0)
+
+
+def test_a_limit_counts_what_is_lent_and_what_is_being_opened(pool: Pool[Connection]) -> None:
+    """Not what is idle, for that is what a request takes; and none is no limit."""
+    assert not pool.full(1)
+    pool.opening = 1
+    assert pool.full(1)
+    assert not pool.full(2)
+    one = lent(pool, 0)
+    assert pool.full(2)
+    pool.put(one, 0)
+    assert not pool.full(2)
+    pool.opening = 1000
+    assert not pool.full(0)
+
+
+@pytest.mark.parametrize(
+    ("connections", "requests", "limit"), [(0, 0, 0), (5, 0, 5), (0, 7, 7), (5, 7, 5), (9, 7, 7)]
+)
+def test_the_lower_limit_holds_for_requests(connections: int, requests: int, limit: int) -> None:
+    """Over HTTP/1 each has a connection to itself."""
+    pool: Pool[Connection] = Pool(2, 10.0, 100.0, connections, requests)
+    assert (pool.max_connections, pool.max_requests) == (connections, limit)

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from tests.support.record import record
 
 from fleetmesh.edge import admin
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.problem import Problem
+from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Leaf, LocalService, Mode, Snapshot
 from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status
 from fleetmesh.model.traffic import Protocol
@@ -39,11 +41,17 @@ class FakeAgent:
         self.serves: Snapshot | None = SNAPSHOT
         self.problems: Sequence[Problem] = ()
         self.asked: list[float | None] = []
+        self.kept: Sequence[Record] | None = None
+        self.limits: list[int] = []
 
     async def status(self) -> Status:
         capture = CaptureStatus("applied")
         consul = ConsulStatus("http://c", True, 1.0)
         return Status("1", 1, 1.0, "n", "dc1", "td", 1, "d", consul, capture, (), (), ())
+
+    async def records(self, limit: int) -> Sequence[Record] | None:
+        self.limits.append(limit)
+        return self.kept
 
     def snapshot(self) -> Snapshot | None:
         return self.serves
@@ -90,6 +98,23 @@ async def test_no_snapshot_yet_is_told(client: TestClient[Any, Any], agent: Fake
 
 async def test_status_is_json(client: TestClient[Any, Any]) -> None:
     assert (await (await client.get("/v1/status")).json())["consul"]["address"] == "http://c"
+
+
+async def test_the_newest_requests(client: TestClient[Any, Any], agent: FakeAgent) -> None:
+    agent.kept = (record(),)
+    answer = await client.get("/v1/requests?limit=5")
+    assert [each["path"] for each in (await answer.json())["requests"]] == ["/items/7"]
+    assert agent.limits == [5]
+
+
+async def test_requests_that_are_not_kept(client: TestClient[Any, Any]) -> None:
+    assert (await client.get("/v1/requests")).status == 409
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x", "", "1000000", "\u0665"])
+async def test_a_wrong_limit(client: TestClient[Any, Any], agent: FakeAgent, limit: str) -> None:
+    assert (await client.get("/v1/requests", params={"limit": limit})).status == 400
+    assert agent.limits == []
 
 
 @pytest.mark.parametrize(("body", "seconds"), [({"confirm": 5}, 5), ({}, None), (None, None)])

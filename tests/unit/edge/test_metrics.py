@@ -19,10 +19,10 @@ FIGURES = Figures(
     traffic=Report(
         pid=0,
         generation=0,
-        requests=(RequestCount(OUT, "web", "api", 200, 7),),
-        connections=(ConnectionCount(OUT, "web", "api", "http", 3, 1, 100, 50),),
+        requests=(RequestCount(OUT, "web", "api", 200, 7, "items"),),
+        connections=(ConnectionCount(OUT, "web", "api", "http", 3, 1, 100, 50, 7.5),),
         refusals=(RefusalCount(PLAIN, "", "api", "plaintext", 2),),
-        latencies=(Latency(OUT, "api", (*(1 for _ in BUCKETS), 2), 12.5),),
+        latencies=(Latency(OUT, "web", "api", "items", 2, (*(1 for _ in BUCKETS), 2), 12.5),),
     ),
     expiries={"web": 3600.5},
     generations={1: 4, 2: 5},
@@ -47,11 +47,13 @@ def test_every_figure_stands_on_the_page() -> None:
     found = samples(FIGURES)
     call = {"direction": "outbound", "source": "web", "destination": "api"}
     assert found["fleetmesh_build_info", labels(version="1.2.3")] == 1
-    assert found["fleetmesh_requests_total", labels(**call, code="200")] == 7
+    assert found["fleetmesh_requests_total", labels(**call, route="items", code="200")] == 7
     assert found["fleetmesh_connections_total", labels(**call, kind="http")] == 3
     assert found["fleetmesh_connections_active", labels(**call, kind="http")] == 1
     assert found["fleetmesh_bytes_total", labels(**call, kind="http", flow="sent")] == 100
     assert found["fleetmesh_bytes_total", labels(**call, kind="http", flow="received")] == 50
+    assert found["fleetmesh_connection_seconds_sum", labels(**call, kind="http")] == 7.5
+    assert found["fleetmesh_connection_seconds_count", labels(**call, kind="http")] == 2
     plain = {"direction": "plain", "source": "", "destination": "api"}
     assert found["fleetmesh_refusals_total", labels(**plain, reason="plaintext")] == 2
     assert found["fleetmesh_certificate_expiry_seconds", labels(service="web")] == 3600.5
@@ -65,7 +67,8 @@ def test_every_figure_stands_on_the_page() -> None:
 def test_buckets_are_cumulative_and_end_in_the_count() -> None:
     found = samples(FIGURES)
     name = "fleetmesh_request_duration_seconds"
-    who = {"direction": "outbound", "destination": "api"}
+    who = {"direction": "outbound", "source": "web", "destination": "api"}
+    who |= {"route": "items", "class": "2xx"}
     assert found[f"{name}_bucket", labels(**who, le="0.001")] == 1
     assert found[f"{name}_bucket", labels(**who, le="10.0")] == len(BUCKETS)
     assert found[f"{name}_count", labels(**who)] == len(BUCKETS) + 2

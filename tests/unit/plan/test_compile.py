@@ -98,6 +98,30 @@ def test_protocols_newer_than_http_are_carried_as_tcp(protocol: str, served: str
     assert api(observed(instance(), chains=chains)).protocol == served
 
 
+AUTO = {"Meta": {"fleetmesh-protocol": "auto"}}
+
+
+def test_a_protocol_is_found_out_where_every_instance_does_so() -> None:
+    """One that does not may have an application that would be taken for another."""
+    as_tcp = {"chains": {"api": chain("api", "tcp"), "web": chain("web")}}
+    both = (instance(number=1, **AUTO), instance(number=2, **AUTO))
+    assert api(observed(*both, **as_tcp)).protocol is Protocol.AUTO
+    mixed = (instance(number=1, **AUTO), instance(number=2))
+    assert api(observed(*mixed, **as_tcp)).protocol is Protocol.TCP
+    assert api(observed(**as_tcp, instances={InstanceQuery("api"): both[:1]})).protocol == "auto"
+
+
+@pytest.mark.parametrize(("said", "served"), [("http", "http"), ("grpc", "tcp")])
+def test_what_consul_says_wins_over_finding_out(said: str, served: str) -> None:
+    """Its entries are the mesh's word to all callers; its tcp is also what silence means."""
+    chains = {"api": chain("api", said), "web": chain("web")}
+    assert api(observed(instance(**AUTO), chains=chains)).protocol == served
+
+
+def test_the_meta_that_declares_it_is_not_the_operators() -> None:
+    assert endpoint(instance(**AUTO)).meta == {}
+
+
 @pytest.mark.parametrize(
     ("checks", "weights", "health", "weight"),
     [

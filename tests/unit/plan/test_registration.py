@@ -73,6 +73,16 @@ def test_service_and_sidecar() -> None:
         assert body["Meta"]["managed-by"] == "fleetmesh"
 
 
+def test_an_auto_service_tells_its_callers_so() -> None:
+    """In meta, for Consul knows no such protocol: its own proxies carry it as tcp."""
+    auto = replace(SETTINGS, services=(replace(WEB, protocol=Protocol.AUTO),))
+    application, sidecar = (registration.body for registration in wanted(auto))
+    assert sidecar["Meta"]["fleetmesh-protocol"] == "auto"
+    assert sidecar["Proxy"]["Config"] == {"protocol": "tcp"}
+    assert "fleetmesh-protocol" not in application["Meta"]
+    assert "fleetmesh-protocol" not in wanted()[1].body["Meta"]
+
+
 def test_sidecar_checks_listen_alias_and_heartbeat() -> None:
     listening, alias, heartbeat = wanted()[1].body["Checks"]
     assert listening["TCP"] == "127.0.0.1:21000"

@@ -20,9 +20,9 @@ def report(number: int) -> Report:
         pid=number,
         generation=number,
         requests=(RequestCount(OUT, "web", "api", 200, number),),
-        connections=(ConnectionCount(OUT, "web", "api", "http", number, 1, 10 * number, 5),),
+        connections=(ConnectionCount(OUT, "web", "api", "http", number, 1, 10 * number, 5, 0.5),),
         refusals=(RefusalCount(OUT, "web", "api", "denied", number),),
-        latencies=(Latency(OUT, "api", counts, number / 10),),
+        latencies=(Latency(OUT, "web", "api", "", 2, counts, number / 10),),
     )
 
 
@@ -30,7 +30,7 @@ def test_sums_by_label() -> None:
     other = Report(pid=9, generation=9, requests=(RequestCount(OUT, "web", "api", 503, 1),))
     whole = total((report(1), report(2), other))
     assert [(r.status, r.count) for r in whole.requests] == [(200, 3), (503, 1)]
-    assert whole.connections == (ConnectionCount(OUT, "web", "api", "http", 3, 2, 30, 10),)
+    assert whole.connections == (ConnectionCount(OUT, "web", "api", "http", 3, 2, 30, 10, 1.0),)
     assert whole.refusals == (RefusalCount(OUT, "web", "api", "denied", 3),)
     assert whole.latencies[0].counts == (3,) * (len(BUCKETS) + 1)
     assert round(whole.latencies[0].total, 6) == 0.3
@@ -41,4 +41,5 @@ def test_totals_never_go_down_when_a_worker_dies() -> None:
     after = total((report(1), retire(report(2))))
     assert after.requests == before.requests
     assert after.connections[0].opened == before.connections[0].opened
+    assert after.connections[0].seconds == before.connections[0].seconds
     assert after.connections[0].active == before.connections[0].active - 1

@@ -67,20 +67,35 @@ class Host:
             PLAIN: space.listening("::", 15006),
         }
 
-    def state(self, mode: Mode, only_mesh: bool) -> Snapshot:
+    def state(self, mode: Mode, only_mesh: bool, protocol: Protocol) -> Snapshot:
         return snapshot(
             self._authority,
             (
                 local_service("web", 1, self._leaves["web"]),
-                local_service("api", 8000, self._leaves["api"], mode=mode),
+                local_service("api", 8000, self._leaves["api"], mode=mode, protocol=protocol),
                 local_service("db", 9000, self._leaves["db"], mode=mode, protocol=Protocol.TCP),
             ),
-            (upstream("api", 21000, destinations=(("10.99.0.2", 8000), ("fd99::2", 8000))),),
+            (
+                upstream(
+                    "api",
+                    21000,
+                    destinations=(("10.99.0.2", 8000), ("fd99::2", 8000)),
+                    protocol=protocol,
+                ),
+            ),
             mesh_destinations_only=only_mesh,
         )
 
-    async def publish(self, mode: Mode = Mode.STRICT, *, only_mesh: bool = False) -> None:
-        applied = await self.worker.publish(self.state(mode, only_mesh), self._listeners)
+    async def publish(
+        self,
+        mode: Mode = Mode.STRICT,
+        *,
+        only_mesh: bool = False,
+        protocol: Protocol = Protocol.HTTP,
+    ) -> None:
+        """`protocol` is api's."""
+        state = self.state(mode, only_mesh, protocol)
+        applied = await self.worker.publish(state, self._listeners)
         assert not applied.error
 
     async def call(
@@ -131,6 +146,21 @@ async def test_a_captured_call_reaches_its_upstream_with_its_identity(
     fields = dict(json.loads(answer.partition(b"\r\n\r\n")[2])["fields"])
     assert fields["X-Forwarded-Client-Cert"].endswith("/svc/web")
     assert fields["Host"] == (f"[{address}]:8000" if ":" in address else f"{address}:8000")
+
+
+async def test_a_protocol_that_is_found_out_is_served_like_a_declared_one(host: Host) -> None:
+    """Captured, and plain in both modes."""
+    await host.publish(Mode.PERMISSIVE, protocol=Protocol.AUTO)
+    answer = await host.call(host.space, "10.99.0.2", 8000, UID)
+    fields = dict(json.loads(answer.partition(b"\r\n\r\n")[2])["fields"])
+    assert fields["X-Forwarded-Client-Cert"].endswith("/svc/web")
+    answer = await host.call(host.peer, "10.99.0.2", 8000)
+    assert b"x-forwarded-client-cert" not in answer.lower()
+    kinds = {one.kind for one in (await host.worker.report()).connections}
+    assert "permissive" in kinds
+    await host.publish(protocol=Protocol.AUTO)
+    answer = await host.call(host.peer, "10.99.0.2", 8000)
+    assert b"x-fleetmesh-reason: plaintext" in answer
 
 
 async def test_what_is_not_in_the_mesh_passes_untouched_or_not_at_all(host: Host) -> None:

@@ -14,10 +14,25 @@ from tests.support.worker import local_service, snapshot, upstream
 
 from fleetmesh.edge.admin import without_keys
 from fleetmesh.model.snapshot import Leaf, LocalService
-from fleetmesh.model.traffic import Endpoint, Target, Upstream
+from fleetmesh.model.traffic import Endpoint, FieldMatch, Match, QueryMatch, Route, Target, Upstream
 from fleetmesh.process.snapshot_file import ListenerEntry, Plan, SnapshotFile, exported, load
 
 Edit = Callable[[dict[str, Any]], object]
+
+ROUTES = (
+    Route(
+        "reports",
+        Match(
+            path_prefix="/reports/",
+            headers=(FieldMatch("x-canary", regex="y.*"),),
+            query=(QueryMatch("page", present=True),),
+            methods=("GET",),
+        ),
+        upstream("api-next", 21001).target,
+        "/",
+    ),
+    Route("rest"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +50,19 @@ def document(authority: Authority, tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "other.key").write_text(authority.leaf("web").key or "")
     (tmp_path / "api.pem").write_text((other := authority.leaf("api")).chain)
     (tmp_path / "api.key").write_text(other.key or "")
-    served = snapshot(authority, (local_service("web", 8080, leaf),), (upstream("api", 21000),))
+    api = msgspec.structs.replace(upstream("api", 21000), routes=ROUTES)
+    served = snapshot(authority, (local_service("web", 8080, leaf),), (api,))
     file: dict[str, Any] = json.loads(msgspec.json.encode(exported(without_keys(served))))
     return file | {
         "roots": [],
         "root_files": ["root.pem"],
         "certificates": {"web": {"chain": "web.pem", "key": "web.key"}},
     }
+
+
+def routes(document: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = document["upstreams"][0]["routes"]
+    return found
 
 
 def read(document: object, tmp_path: Path) -> Plan | list[str]:
@@ -68,6 +89,7 @@ def test_an_export_with_certificates_is_what_was_exported(
         ("inbound", ""),
         ("outbound", "api"),
     ]
+    assert plan.snapshot.upstreams[0].routes == ROUTES
 
 
 def test_settings_of_workers(document: dict[str, Any], tmp_path: Path) -> None:
@@ -87,6 +109,30 @@ def test_settings_of_workers(document: dict[str, Any], tmp_path: Path) -> None:
         (
             lambda d: d["upstreams"][0]["target"]["endpoints"][0].update(prt=1),
             "upstreams[0].target.endpoints[0].prt: is not known here",
+        ),
+        (
+            lambda d: routes(d)[0]["match"].update(path_suffix="/x"),
+            "upstreams[0].routes[0].match.path_suffix: is not known here. Known are path_exact,",
+        ),
+        (
+            lambda d: routes(d)[0]["target"]["endpoints"][0].update(prt=1),
+            "upstreams[0].routes[0].target.endpoints[0].prt: is not known here",
+        ),
+        (
+            lambda d: routes(d)[0]["match"].update(methods="GET"),
+            "upstreams[0].routes[0].match.methods: Expected `array`",
+        ),
+        (
+            lambda d: routes(d)[1].update(match={"path_regex": "/(a"}),
+            "upstreams[0].routes[1].match.path_regex: is no regex of RE2: missing ): /(a",
+        ),
+        (
+            lambda d: routes(d)[0]["match"]["headers"][0].update(regex="(?!a)"),
+            "upstreams[0].routes[0].match.headers[0].regex: is no regex of RE2",
+        ),
+        (
+            lambda d: routes(d)[0]["target"].update(id="api.default.dc1"),
+            "upstreams[0].routes[0].target.id: another target of this upstream is api.default.dc1",
         ),
         (lambda d: d["services"][0].update(port="x"), "services[0].port: Expected `int`"),
         (lambda d: d["services"][0].update(mode="open"), "services[0].mode: Invalid enum value"),
@@ -189,6 +235,8 @@ def test_the_reference_is_right(tmp_path: Path, authority: Authority) -> None:
     (tmp_path / "web.key").write_text(leaf.key or "")
     plan = read(json.loads(text.split("```json\n")[1].split("```")[0]), tmp_path)
     assert isinstance(plan, Plan), plan
-    kinds = (SnapshotFile, LocalService, Leaf, Upstream, Target, Endpoint, ListenerEntry)
+    msgspec.json.decode(text.split("```json\n")[2].split("```")[0], type=Route)
+    values = (LocalService, Leaf, Upstream, Target, Endpoint, Route, Match, FieldMatch, QueryMatch)
+    kinds = (SnapshotFile, *values, ListenerEntry)
     keys = {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
     assert {key for key in keys if f"`{key}`" not in text} == set()

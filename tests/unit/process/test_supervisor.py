@@ -67,6 +67,14 @@ async def test_publication_is_applied_by_every_worker() -> None:
         assert supervisor.serving
 
 
+async def test_access_records_of_all_workers_are_in_the_order_of_time() -> None:
+    """The newest of all, however they are spread."""
+    async with supervised(2) as supervisor:
+        await supervisor.publish(publication(1))
+        assert [record.time for record in await supervisor.records(4)] == [6, 7, 8, 9]
+        assert [record.time for record in await supervisor.records(99)] == list(range(1, 10))
+
+
 async def test_sockets_travel_once_and_more_than_one_message_takes() -> None:
     async with supervised() as supervisor:
         many = publication(1, sockets=workers.MAX_FDS + 10)

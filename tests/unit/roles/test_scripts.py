@@ -41,6 +41,7 @@ def tree(tmp_path: Path) -> Path:
     (root / "README.md").write_text("")
     (root / "LICENSE").write_text("")
     (root / "agent/fleetmesh/__init__.py").write_text("A = 1\n")
+    (root / "agent/hatch_build.py").write_text("")
     return root
 
 
@@ -89,15 +90,21 @@ def test_archive_is_the_same_for_the_same_wheels(builder: ModuleType, tmp_path: 
 
 
 def test_every_dependency_is_pinned(builder: ModuleType) -> None:
-    """constraints.txt names an exact version of each direct dependency and of the backend."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    """constraints.txt names an exact version of each direct dependency and of the build tools,
+    which are those that pyproject.toml asks for."""
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = document["project"]
     pinned = {
         line.partition("==")[0].lower().replace("_", "-")
         for line in builder.CONSTRAINTS.read_text().splitlines()
         if "==" in line
     }
-    wanted = {text.partition(">")[0].partition("<")[0].lower() for text in project["dependencies"]}
-    assert wanted | {"hatchling", "pip"} <= pinned
+    wanted, needed = (
+        {text.partition(">")[0].partition("<")[0].lower() for text in texts}
+        for texts in (project["dependencies"], document["build-system"]["requires"])
+    )
+    assert needed | {"pip"} == set(builder.BUILD_TOOLS)
+    assert wanted | needed <= pinned
 
 
 def test_a_damaged_consul_is_not_used(tmp_path: Path) -> None:

@@ -14,7 +14,17 @@ import pytest
 
 from fleetmesh import settings
 from fleetmesh.settings import checks
-from fleetmesh.settings.kinds import CONFIRM, DEADLINE, DRAIN, TIMEOUT, Hidden, Kind, go_duration
+from fleetmesh.settings.kinds import (
+    CONFIRM,
+    DEADLINE,
+    DETECT,
+    DRAIN,
+    KEEPALIVE,
+    TIMEOUT,
+    Hidden,
+    Kind,
+    go_duration,
+)
 
 REFERENCE = (Path(__file__).parents[3] / "docs/settings.md").read_text()
 STRUCTS = (
@@ -24,9 +34,12 @@ STRUCTS = (
     settings.Ports,
     settings.HttpSettings,
     settings.TcpSettings,
+    settings.UpstreamSettings,
+    settings.TracingSettings,
+    settings.AccessLogSettings,
     settings.ServiceSettings,
 )
-DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE)
+DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE)
 
 
 def written(hint: Any) -> str:
@@ -43,7 +56,7 @@ def written(hint: Any) -> str:
     if origin is dict:
         return "[check](#checks)" if args[1] is Any else f"map to: {written(args[1])}"
     if issubclass(hint, msgspec.Struct):
-        name = hint.__name__.removesuffix("Settings").lower()
+        name = re.sub(r"\B([A-Z])", r"_\1", hint.__name__.removesuffix("Settings")).lower()
         return f"[{name}](#{name})"
     if issubclass(hint, enum.Enum):
         return "one of " + ", ".join(member.value for member in hint)

@@ -120,6 +120,18 @@ AGENT = [
         "2: workers: must be a number of workers, 0 (one per core) to 256, not 1000",
     ),
     agent(
+        "more warmed than kept",
+        "upstream:\n  warm_connections: 10\n  max_idle: 9",
+        "3: upstream.warm_connections: is more than upstream.max_idle (9) lets live. "
+        "Raise upstream.max_idle, or warm fewer",
+    ),
+    agent(
+        "more warmed than allowed",
+        "upstream:\n  warm_connections: 10\n  max_connections: 9",
+        "3: upstream.warm_connections: is more than upstream.max_connections (9) lets live. "
+        "Raise upstream.max_connections, or warm fewer",
+    ),
+    agent(
         "workers in words",
         "workers: two",
         '2: workers: must be a number of workers, 0 (one per core) to 256, not "two". '
@@ -233,7 +245,8 @@ AGENT = [
         "services: []",
         "2: services: is not known here. Known keys: address, address6, workers, on_stop, "
         "mesh_destinations_only, drain_timeout, log_level, metrics_address, admin_socket, "
-        "state_dir, consul, capture, ports, http, tcp",
+        "state_dir, consul, capture, ports, http, tcp, upstream, "
+        "tracing, access_log",
     ),
     agent("a number for a section", "http: 5", "2: http: must hold key: value lines"),
 ]
@@ -299,7 +312,7 @@ SERVICE = [
     service(
         "a protocol that is not understood",
         "protocol: grpc",
-        '3: protocol: must be one of tcp, http, not "grpc"',
+        '3: protocol: must be one of tcp, http, auto, not "grpc"',
     ),
     service(
         "a misspelt mode",
