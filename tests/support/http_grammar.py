@@ -66,7 +66,9 @@ def request(chance: Random, *, last: bool = True) -> Written:
         options = chance.sample((b"X-A", b"x-b", b"keep-alive", b"TE"), chance.randrange(3))
         if last and chance.randrange(3) == 0:
             options.append(chance.choice((b"close", b"CLOSE")))
-            closes = True
+        closes = options[-1:] in ([b"close"], [b"CLOSE"]) or (
+            minor == 0 and b"keep-alive" not in options
+        )
         lines.append((b"Connection", chance.choice((b",", b", ", b" ,\t")).join(options)))
     one_hop = ((b"TE", b"trailers"), (b"TE", b"gzip"), (b"Keep-Alive", b"timeout=5"))
     lines += chance.sample(one_hop, chance.choice((0, 0, 0, 1)))
