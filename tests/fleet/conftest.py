@@ -85,10 +85,3 @@ def pytest_runtest_makereport(
                 tail = str(error)
             report.sections.append((f"{host.name}: status and journal", tail))
     return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if LINES:
-        terminalreporter.section("fleet: what was measured")
-        for line in LINES:
-            terminalreporter.write_line(line)
