@@ -233,7 +233,9 @@ def meaning(message: Message) -> object:
         (name, [part for part in re.split(rb"[ \t]*[,;][ \t]*", b",".join(values)) if part])
         for name, values in joined.items()
     ]
-    return message.line, message.values(b"host"), fields, message.body
+    # RFC 9112 section 3.2.4: OPTIONS of a URI without a path is for `*`, Envoy makes it `/`.
+    line = (b"OPTIONS", b"/") if message.line == (b"OPTIONS", b"*") else message.line
+    return line, message.values(b"host"), fields, message.body
 
 
 async def test_envoy_understands_what_the_mesh_understands(ways: Ways) -> None:

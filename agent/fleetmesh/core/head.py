@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from fleetmesh.core.framing import token_list
 
+CRLF = b"\r\n"
 END = b"\r\n\r\n"
 
 
@@ -14,15 +15,18 @@ class Head:
     """Fed by an HTTP parser (`on_header`, `on_headers_complete`).
 
     `lines` are the field lines to forward, in order, without whatever concerns only one hop.
-    `length` is -1 when there is no Content-Length, `count` all fields that came. `RULES` says by
-    lower-case name what becomes of the fields that are not simply forwarded.
+    `begun`: the first line is whole. `length` is -1 when there is no Content-Length, `count` all
+    fields that came. `RULES` says by lower-case name what becomes of the fields that are not
+    simply forwarded.
     """
 
     __slots__ = (
         "_connection",
         "_fault",
+        "_line",
         "_tail",
         "_upgrade",
+        "begun",
         "chunked",
         "count",
         "fed",
@@ -46,9 +50,32 @@ class Head:
         self.keep_alive = True
         self._connection: frozenset[bytes] | None = None
         self._fault = False
+        self._line = b""
         self._tail = b""
         self._upgrade = b""
+        self.begun = False
         self.fed = 0
+
+    def begins_well(self, piece: bytes) -> bool:
+        """False as soon as the message does not begin as it must; `begun` once the first line is
+        whole. Parsers are lenient here: llhttp takes RTSP, ICE, bare CR and LF, and more spaces.
+        """
+        line = self._line + piece if self._line else piece
+        while line.startswith(CRLF):  # empty lines: RFC 9112 section 2.2
+            line = line[2:]
+        if line[:1] == b"\n" or (line[:1] == b"\r" and len(line) > 1):
+            return False
+        end = line.find(CRLF)
+        if end < 0:
+            self._line = line
+            return True
+        self._line = b""
+        self.begun = True
+        return self.is_first_line(line[:end])
+
+    def is_first_line(self, line: bytes) -> bool:
+        """Whether `line` may be what the parser then takes it for."""
+        raise NotImplementedError
 
     def cut(self, data: bytes) -> tuple[bytes, bytes, bool]:
         """What of `data` is of this head, what follows it, and whether the head ends there.

@@ -16,9 +16,7 @@ from fleetmesh.core.head import COMMON, Head, drop
 from fleetmesh.model.refusal import Refusal
 
 # RFC 3986's reg-name and IP literals with an optional port; `=` and the like are sub-delims.
-_HOST = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9A-Za-z\-._~!$&'()*+,;=%]*)?"
-)
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]*)?")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)([/?][^#]*)?")
 _ORIGIN = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
 
@@ -65,6 +63,11 @@ class RequestHead(Head):
         self.request_id = b""
         self.b3: dict[bytes, bytes] | None = None
 
+    def is_first_line(self, line: bytes) -> bool:
+        """Three parts, one space between them, the last of HTTP."""
+        parts = line.split(b" ")
+        return len(parts) == 3 and parts[2].startswith(b"HTTP/")
+
     def on_url(self, url: bytes) -> None:
         self.target += url
 
@@ -91,10 +94,10 @@ class RequestHead(Head):
             if not self._settle_connection(options):
                 return Refusal.MALFORMED
         if self._te:
-            members = token_list(self._te.partition(b";")[0])
-            self.wants_trailers = members is not None and b"trailers" in members
+            codings = [member.partition(b";")[0] for member in self._te.lower().split(b",")]
+            self.wants_trailers = b"trailers" in [coding.strip(b" \t") for coding in codings]
         if self._expect and self.http11:
-            self.lines.append(b"Expect: " + self._expect + b"\r\n")
+            self.lines.append(self._expect)
         return None
 
     def _settle_target(self) -> bool:
@@ -110,15 +113,22 @@ class RequestHead(Head):
             match = _ABSOLUTE.fullmatch(target)
             if match is None:
                 return False
-            # Section 3.2.2: the authority of the target counts, whatever Host says; userinfo is
-            # no part of Host.
+            # Section 3.2.2: the authority of the target counts, whatever Host says, but it must say
+            # something legal; userinfo is no part of Host.
             if self.host is None and self.http11:
                 return False
-            self.host = match[1].rpartition(b"@")[2]
-            path = match[2] or b"/"
-            self.target = b"/" + path if path[:1] == b"?" else path
-            if _ORIGIN.fullmatch(self.target) is None:
+            if self.host is not None and _HOST.fullmatch(self.host) is None:
                 return False
+            self.host = match[1].rpartition(b"@")[2]
+            if self.host[:1] in (b"", b":"):  # RFC 9110 section 4.2.1
+                return False
+            path = match[2] or b""
+            if not path and self.method == b"OPTIONS":  # section 3.2.4
+                self.target = b"*"
+            else:
+                self.target = path if path[:1] == b"/" else b"/" + path
+                if _ORIGIN.fullmatch(self.target) is None:
+                    return False
         if self.host is None:
             return not self.http11
         return _HOST.fullmatch(self.host) is not None
@@ -224,7 +234,7 @@ def _te(head: RequestHead, value: bytes) -> None:
 
 
 def _expect(head: RequestHead, value: bytes) -> None:
-    head._expect = value
+    head._expect += b"Expect: " + value + b"\r\n"
 
 
 def _refuse(head: RequestHead, _value: bytes) -> None:

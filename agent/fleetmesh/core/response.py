@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fleetmesh.core.framing import (
     NEVER_NOMINATED,
     OPTIONS,
@@ -10,6 +12,9 @@ from fleetmesh.core.framing import (
     without,
 )
 from fleetmesh.core.head import COMMON, Head, drop
+
+# RFC 9112 section 4. Many leave out the space before an empty reason.
+_STATUS_LINE = re.compile(rb"HTTP/[0-9]\.[0-9] [0-9]{3}(?: [\t\x20-\x7e\x80-\xff]*)?")
 
 
 class ResponseHead(Head):
@@ -32,6 +37,9 @@ class ResponseHead(Head):
         self.status = 0
         self.body = Body.NONE
         self._trailer = b""
+
+    def is_first_line(self, line: bytes) -> bool:
+        return _STATUS_LINE.fullmatch(line) is not None
 
     def on_status(self, reason: bytes) -> None:
         self.reason += reason

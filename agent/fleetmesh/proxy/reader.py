@@ -43,8 +43,6 @@ class RequestReader(RequestHead):
 
     __slots__ = (
         "_decoder",
-        "_line",
-        "_line_done",
         "_parser",
         "_paused",
         "_remaining",
@@ -72,8 +70,6 @@ class RequestReader(RequestHead):
         self.retiring = plane.draining
         self.started = 0.0
         self._decoder: ChunkedDecoder | None = None
-        self._line = b""
-        self._line_done = False
         self._parser: httptools.HttpRequestParser | None = None
         self._paused = 0
         self._remaining = 0
@@ -147,14 +143,12 @@ class RequestReader(RequestHead):
         if parser is None:
             self.begin_head()
             parser = self._parser = httptools.HttpRequestParser(self)
-            self._line = b""
-            self._line_done = False
             self.phase = HEAD
             self.deadline = plane.now + plane.http.head_timeout
             self.started = time.monotonic()
         piece, rest, whole = self.cut(data)
         excess = self.fed - plane.http.max_head_bytes
-        if not self._line_done and not self._is_http(piece):
+        if not self.begun and not self.begins_well(piece):
             self.refuse(Refusal.MALFORMED)
             return b""
         try:
@@ -177,18 +171,6 @@ class RequestReader(RequestHead):
                 return b""
             self._settle_head(parser)
         return rest
-
-    def _is_http(self, piece: bytes) -> bool:
-        """False once the request line names another protocol: llhttp takes RTSP and ICE too."""
-        line = (self._line + piece if self._line else piece).lstrip(b"\r\n")
-        end = line.find(b"\r\n")
-        if end < 0:
-            self._line = line
-            return True
-        self._line = b""
-        self._line_done = True
-        # Not line[end - 8 : end - 3]: compiled, a slice that ends before it begins is an error.
-        return line[:end][-8:-3] == b"HTTP/"
 
     def _settle_head(self, parser: httptools.HttpRequestParser) -> None:
         plane = self.plane

@@ -34,7 +34,6 @@ class Upstream(ResponseHead):
     current answer has come."""
 
     __slots__ = (
-        "_begun",
         "_decoder",
         "_exchange",
         "_held",
@@ -61,7 +60,6 @@ class Upstream(ResponseHead):
         self.answering = False
         self._exchange: Exchange | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._begun = False
         self._decoder: ChunkedDecoder | None = None
         self._held = False
         self._out: list[bytes] = []
@@ -195,13 +193,10 @@ class Upstream(ResponseHead):
         if parser is None:
             self.begin_head()
             parser = self._parser = httptools.HttpResponseParser(self)
-            self._begun = False
-        if not self._begun and (line := data.lstrip(b"\r\n")):
-            self._begun = True
-            if line[:1] != b"H":  # llhttp takes RTSP/ and ICE/ too
-                self._fail(Refusal.UPSTREAM_MALFORMED, "not HTTP")
-                return b""
         piece, rest, whole = self.cut(data)
+        if not self.begun and not self.begins_well(piece):
+            self._fail(Refusal.UPSTREAM_MALFORMED, "not HTTP")
+            return b""
         if self.fed > self.plane.http.max_head_bytes:
             self._fail(Refusal.UPSTREAM_MALFORMED, "the head is too large")
             return b""
