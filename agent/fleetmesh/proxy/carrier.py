@@ -22,7 +22,7 @@ GONE: Final = 3
 
 class Stream:
     """One stream on a carrier: the Conduit of whoever relays it. Once it is over, it does nothing:
-    the carrier may carry another by then."""
+    the carrier may carry another by then, and the receiver is let go of."""
 
     __slots__ = ("_carrier", "closing", "ended_in", "ended_out", "receiver")
 
@@ -165,8 +165,9 @@ class Carrier(Quiet):
         self.state = IDLE
         self.resume_reading()
         self.idle_again()
-        if stream.receiver is not None:
-            self.plane.loop.call_soon(stream.receiver.connection_lost, None)
+        receiver, stream.receiver = stream.receiver, None
+        if receiver is not None:
+            self.plane.loop.call_soon(receiver.connection_lost, None)
 
     # The TLS stream's protocol.
 
@@ -216,9 +217,10 @@ class Carrier(Quiet):
         if stream is not None:
             whole = stream.closing and stream.ended_in
             stream.closing = True
-            if stream.receiver is not None:
+            receiver, stream.receiver = stream.receiver, None
+            if receiver is not None:
                 lost = ConnectionError("the connection ended in a stream")
-                stream.receiver.connection_lost(None if whole else exc or lost)
+                receiver.connection_lost(None if whole else exc or lost)
 
     def pause_writing(self) -> None:
         self.write_paused = True

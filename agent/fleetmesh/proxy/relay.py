@@ -14,60 +14,61 @@ from fleetmesh.proxy.telemetry import Series
 
 
 class End:
-    """One side of a relay: what it receives, the other side sends."""
+    """One side of a relay: what it receives, the other side's transport (`out`) sends.
 
-    __slots__ = ("_other", "_relay", "ended", "received", "transport")
+    It knows its relay only as long as that lasts: a circle of the two would keep what TLS has of
+    either, half a megabyte at worst, until the collector comes by.
+    """
+
+    __slots__ = ("ended", "out", "received", "relay", "transport")
 
     def __init__(self, relay: Relay) -> None:
-        self._relay = relay
-        self._other: End = self
+        self.relay: Relay | None = relay
         self.ended = False
         self.received = 0
         self.transport: Conduit = None  # type: ignore[assignment]  # until connection_made
-
-    def join(self, other: End) -> None:
-        self._other = other
-        other._other = self
+        self.out: Conduit = None  # type: ignore[assignment]  # until the other's connection_made
 
     def connection_made(self, transport: Conduit) -> None:
         self.transport = transport
+        if self.relay is not None:
+            self.relay.other(self).out = transport
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
-        self._other.transport.write(data)
+        self.out.write(data)
 
     def eof_received(self) -> bool:
         self.ended = True
-        other = self._other
-        if other.ended:
+        relay = self.relay
+        if relay is None or relay.other(self).ended:
             self.transport.close()
-            other.transport.close()
+            self.out.close()
             return False
-        if not other.transport.is_closing():
-            other.transport.write_eof()
+        if not self.out.is_closing():
+            self.out.write_eof()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        other = self._other
         if exc is not None or not self.ended:
-            other.transport.abort()
+            self.out.abort()
         else:
-            other.transport.close()
-        self._relay.over()
+            self.out.close()
+        if self.relay is not None:
+            self.relay.over()
 
     def pause_writing(self) -> None:
-        self._other.transport.pause_reading()
+        self.out.pause_reading()
 
     def resume_writing(self) -> None:
-        if not self._other.transport.is_closing():
-            self._other.transport.resume_reading()
+        if not self.out.is_closing():
+            self.out.resume_reading()
 
 
 class Relay:
     """Two joined connections, the caller's and the destination's, until both directions have ended
-    or neither has carried a byte for `idle_timeout` seconds. `began` (monotonic
-    seconds) is when the caller's connection was accepted, `pool` the one
-    that counts the destination's."""
+    or neither has carried a byte for `idle_timeout` seconds. `began` (monotonic seconds) is when
+    the caller's connection was accepted, `pool` the one that counts the destination's."""
 
     __slots__ = (
         "_moved",
@@ -93,7 +94,6 @@ class Relay:
         self.peer = peer
         self.caller = End(self)
         self.destination = End(self)
-        self.caller.join(self.destination)
         self.idle_timeout = idle_timeout
         self.deadline = plane.now + idle_timeout
         self.began = time.monotonic()
@@ -101,11 +101,15 @@ class Relay:
         self._moved = 0
         self._over = False
 
+    def other(self, end: End) -> End:
+        return self.destination if end is self.caller else self.caller
+
     def join(self, caller: Conduit, destination: Conduit) -> None:
         """Relay from now on between two transports that other protocols had so far."""
-        for end, transport in ((self.caller, caller), (self.destination, destination)):
-            end.transport = transport
-            transport.set_protocol(end)
+        self.caller.connection_made(caller)
+        self.destination.connection_made(destination)
+        caller.set_protocol(self.caller)
+        destination.set_protocol(self.destination)
         self.start()
 
     def start(self) -> None:
@@ -116,6 +120,7 @@ class Relay:
         if self._over:
             return
         self._over = True
+        self.caller.relay = self.destination.relay = None
         self.series.sent += self.caller.received
         self.series.received += self.destination.received
         self.series.end(time.monotonic() - self.began)
