@@ -25,7 +25,6 @@ PROXY_COROUTINE = re.compile(r"_?(dial|connect|open|drain)(_\w+)?")
 EXCEPTIONS_ELSEWHERE = {
     "proxy/dial": "raised and caught while dialling, where it becomes Refusal.WRONG_PEER",
     "proxy/stream": "what asyncio passes to connection_lost has to be an exception",
-    "process/worker": "ends a worker that could not give up its privileges",
 }
 
 PROVEN_WHOLE = {

@@ -3,140 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from fleetmesh.balance import PICKERS
 from fleetmesh.core.authz import Authorizer
-from fleetmesh.core.pool import Pool
+from fleetmesh.core.lane import DEFAULTS, Caller, Lane, Place
 from fleetmesh.core.routes import Matcher
 from fleetmesh.model.snapshot import LocalService, Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Match, Target, Upstream
+from fleetmesh.model.traffic import Health, Match, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
-
-_DEFAULTS = UpstreamSettings()
-
-
-class Lane:
-    """The way from one identity to one address: connections are never shared between identities.
-
-    `source` is the local service whose certificate is shown, `expected` the SPIFFE ID that the
-    endpoint must prove; both are empty for an application on this host, which is reached in the
-    clear. `session` is for the TLS layer to keep what it resumes from, and to take another only
-    after `session_after` (monotonic seconds). `pool` has the idle
-    connections of HTTP, `streams` those that carry TCP streams one after another. `warmed` says
-    that its first connections are opened, or tried to be, without waiting for a request.
-    """
-
-    __slots__ = (
-        "address",
-        "connect_timeout",
-        "endpoint_id",
-        "expected",
-        "pool",
-        "port",
-        "session",
-        "session_after",
-        "sni",
-        "source",
-        "streams",
-        "warmed",
-    )
-
-    def __init__(
-        self,
-        endpoint_id: str,
-        address: str,
-        port: int,
-        *,
-        source: str = "",
-        expected: str = "",
-        sni: str = "",
-        connect_timeout: float = 5.0,
-        keeping: UpstreamSettings = _DEFAULTS,
-    ) -> None:
-        self.endpoint_id = endpoint_id
-        self.address = address
-        self.port = port
-        self.source = source
-        self.expected = expected
-        self.sni = sni
-        self.connect_timeout = connect_timeout
-        self.session: Any = None
-        self.session_after = 0.0
-        self.warmed = False
-        idle = keeping.idle_timeout if expected else keeping.application_idle_timeout
-        self.pool: Pool[Any] = Pool(
-            keeping.max_idle,
-            idle,
-            keeping.max_age,
-            # One's own application has no other instance that could take what it must not.
-            keeping.max_connections if expected else 0,
-            keeping.max_requests if expected else 0,
-        )
-        self.streams: Pool[Any] = Pool(keeping.max_idle, idle, keeping.max_age)
-
-    @property
-    def pools(self) -> tuple[Pool[Any], Pool[Any]]:
-        return self.pool, self.streams
-
-
-Caller = tuple[str, bool]
-"""A local service and whether it dials IPv6."""
-
-
-class Place:
-    """An endpoint with what must outlive a snapshot: its lanes and their pools."""
-
-    __slots__ = ("_keeping", "_lanes", "connect_timeout", "endpoint", "expected", "sni")
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        expected: str,
-        sni: str,
-        connect_timeout: float,
-        keeping: UpstreamSettings = _DEFAULTS,
-    ) -> None:
-        self._keeping = keeping
-        self.endpoint = endpoint
-        self.expected = expected
-        self.sni = sni
-        self.connect_timeout = connect_timeout
-        self._lanes: dict[Caller, Lane] = {}
-
-    def lane(self, source: str, ipv6: bool) -> Lane:
-        """`ipv6`: the caller dialled an IPv6 address, so the endpoint's is preferred."""
-        lane = self._lanes.get((source, ipv6))
-        if lane is None:
-            endpoint = self.endpoint
-            lane = self._lanes[source, ipv6] = Lane(
-                endpoint.id,
-                endpoint.address6 if ipv6 and endpoint.address6 else endpoint.address,
-                endpoint.port,
-                source=source,
-                expected=self.expected,
-                sni=self.sni,
-                connect_timeout=self.connect_timeout,
-                keeping=self._keeping,
-            )
-        return lane
-
-    def callers(self) -> Collection[Caller]:
-        """Whose lanes there are."""
-        return self._lanes.keys()
-
-    def cool(self) -> None:
-        """It gets no traffic for now: when it does again, it is as good as new."""
-        for lane in self._lanes.values():
-            lane.warmed = False
-
-    def lanes(self) -> Collection[Lane]:
-        return self._lanes.values()
-
-    def forget_all_but(self, sources: Collection[str]) -> list[Lane]:
-        """Remove and return the lanes of every other source."""
-        gone = [key for key in self._lanes if key[0] not in sources]
-        return [self._lanes.pop(key) for key in gone]
 
 
 class TargetEntry:
@@ -275,7 +149,7 @@ def link(
     generation: int,
     previous: Table | None,
     offset: int,
-    keeping: UpstreamSettings = _DEFAULTS,
+    keeping: UpstreamSettings = DEFAULTS,
 ) -> Table:
     """A table of `snapshot`. What did not change keeps its places, lanes and pools.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from fleetmesh.core.table import Caller, Lane, Table, TargetEntry
+from fleetmesh.core.lane import Caller, Lane
+from fleetmesh.core.table import Table, TargetEntry
 from fleetmesh.model.traffic import Protocol
 
 

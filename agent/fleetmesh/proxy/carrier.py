@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from fleetmesh.core.frames import RAW_AFTER, FrameReader, Mark, framed
-from fleetmesh.core.table import Lane
+from fleetmesh.core.lane import Lane
 from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
 from fleetmesh.proxy.plane import Plane
 

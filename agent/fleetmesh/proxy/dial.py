@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from fleetmesh.core.table import Lane
+from fleetmesh.core.lane import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.conduit import Receiver
 from fleetmesh.proxy.keepalive import keep_alive_dialled

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import IDEMPOTENT
-from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.dial import dial
 from fleetmesh.proxy.downstream import Downstream

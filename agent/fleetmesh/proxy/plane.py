@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from fleetmesh.core.table import Lane, Table, dropped
+from fleetmesh.core.lane import Lane
+from fleetmesh.core.table import Table, dropped
 from fleetmesh.core.trace import Marker, Tracing
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.access import AccessLog

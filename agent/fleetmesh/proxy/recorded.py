@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from fleetmesh.core.table import Lane
+from fleetmesh.core.lane import Lane
 from fleetmesh.core.trace import Tracing
 from fleetmesh.model.record import Record
 from fleetmesh.model.refusal import Refusal

@@ -6,8 +6,9 @@ from collections.abc import Collection
 from typing import Protocol
 
 from fleetmesh.core.authz import Verdict
+from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
-from fleetmesh.core.table import Lane, Table, UpstreamEntry, Way
+from fleetmesh.core.table import Table, UpstreamEntry, Way
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode

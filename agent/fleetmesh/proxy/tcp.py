@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleetmesh.core.frames import STREAMS
-from fleetmesh.core.table import Lane
+from fleetmesh.core.lane import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.address import peer_name
 from fleetmesh.proxy.carrier import DialledCarrier, Stream

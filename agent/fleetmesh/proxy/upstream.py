@@ -8,8 +8,8 @@ import httptools
 
 from fleetmesh.core.chunked import LAST_CHUNK, ChunkedDecoder, Part, encode, last_chunk
 from fleetmesh.core.framing import Body
+from fleetmesh.core.lane import Lane
 from fleetmesh.core.response import ResponseHead
-from fleetmesh.core.table import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane

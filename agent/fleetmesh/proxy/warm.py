@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
+from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
-from fleetmesh.core.table import Lane
 from fleetmesh.core.warm import cold
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction

@@ -6,8 +6,9 @@ from msgspec.structs import replace
 from tests.support.ca import Authority
 from tests.support.worker import local_service, snapshot, upstream
 
+from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
-from fleetmesh.core.table import Lane, Table, link
+from fleetmesh.core.table import Table, link
 from fleetmesh.model.traffic import Match, Route
 from fleetmesh.proxy.site import OutboundSite
 
