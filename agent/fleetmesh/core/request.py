@@ -15,8 +15,11 @@ from fleetmesh.core.framing import (
 from fleetmesh.core.head import COMMON, Head, drop
 from fleetmesh.model.refusal import Refusal
 
-# RFC 3986's reg-name and IP literals with an optional port; `=` and the like are sub-delims.
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]*)?")
+# RFC 3986 sections 3.2.1 and 3.2.2: a name or an IP literal, with an optional port; before it, in
+# a target, who asks. `=` and the like are sub-delims.
+_NAME = rb"[A-Za-z0-9\-._~!$&'()*+,;=]*(?:%[0-9A-Fa-f]{2}[A-Za-z0-9\-._~!$&'()*+,;=]*)*"
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|" + _NAME + rb")(?::[0-9]*)?")
+_USER = re.compile(rb"(?:" + _NAME + rb"(?::" + _NAME + rb")*@)?")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#]+)([/?][^#]*)?")
 _ORIGIN = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
 
@@ -119,8 +122,10 @@ class RequestHead(Head):
                 return False
             if self.host is not None and _HOST.fullmatch(self.host) is None:
                 return False
-            self.host = match[1].rpartition(b"@")[2]
+            user, at, self.host = match[1].rpartition(b"@")
             if self.host[:1] in (b"", b":"):  # RFC 9110 section 4.2.1
+                return False
+            if _USER.fullmatch(user + at) is None:
                 return False
             path = match[2] or b""
             if not path and self.method == b"OPTIONS":  # section 3.2.4

@@ -91,10 +91,28 @@ def test_targets(target: bytes, rebuilt: bytes, host: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", [b"x", b"*", b"a:1", b"ftp://a/", b"http://", b"/a#b", b"http://b/x#y", b"http:///x"]
-)
+    "target",
+    [
+        b"x", b"*", b"a:1", b"ftp://a/", b"http://", b"/a#b", b"http://b/x#y", b"http:///x",
+        b"http://a@b@c/", b"http://user@/", b"http://:80/", b"http://b:x/", b"http://a%/",
+    ],
+)  # fmt: skip
 def test_targets_that_are_none(target: bytes) -> None:
     assert request(HOST, target=target)[1] is Refusal.MALFORMED
+
+
+@pytest.mark.parametrize("host", [b"a b", b"a:x", b"%", b"a%2", b"[::1", b"a/b", b"a@b"])
+def test_hosts_that_are_none(host: bytes) -> None:
+    """Also beside a target that has an authority of its own."""
+    for target in (b"/", b"http://b/"):
+        assert request((b"Host", host), target=target)[1] is Refusal.MALFORMED
+
+
+def test_options_of_a_whole_server_stay_that() -> None:
+    """RFC 9112 section 3.2.4: a URI without a path stands for `*`."""
+    for target, forwarded in ((b"http://b", b"*"), (b"http://b/", b"/"), (b"http://b?x", b"/?x")):
+        head, refusal = request(HOST, method=b"OPTIONS", target=target)
+        assert (refusal, head.target) == (None, forwarded)
 
 
 def test_an_old_request_may_lack_its_host_but_not_chunk() -> None:
