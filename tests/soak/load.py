@@ -62,6 +62,8 @@ class Load:
     async def small(self) -> None:
         """On a kept connection, if one is free."""
         streams = self._kept.pop() if self._kept else await self.dial()
+        while streams[0].at_eof():  # kept for longer than `http.idle_timeout`, which is its right
+            streams = self._kept.pop() if self._kept else await self.dial()
         await ask(streams, "GET", "/any")
         if len(self._kept) < KEPT:
             self._kept.append(streams)
