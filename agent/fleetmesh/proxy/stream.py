@@ -200,10 +200,6 @@ class TlsStream:
     def set_protocol(self, protocol: Receiver) -> None:
         self._protocol = protocol
 
-    def get_protocol(self) -> Receiver:
-        assert self._protocol is not None
-        return self._protocol
-
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing or self._sent_end or not data:
             return
