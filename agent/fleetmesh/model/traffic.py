@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 
 import msgspec
 
@@ -36,12 +37,49 @@ class Endpoint(msgspec.Struct, frozen=True):
     meta: dict[str, str] = {}
 
 
+class HashPolicy(msgspec.Struct, frozen=True):
+    """What of a request a hash is taken from: exactly one of header, cookie, query parameter,
+    source address. `terminal`: once it has given a hash, the policies after it are not asked.
+
+    A cookie that is missing is set in the answer when `cookie_ttl` (seconds) is given; 0.0 there
+    makes it a session's.
+    """
+
+    header: str = ""
+    cookie: str = ""
+    cookie_ttl: float | None = None
+    cookie_path: str = ""
+    query: str = ""
+    source_address: bool = False
+    terminal: bool = False
+
+
+class Balancing(msgspec.Struct, frozen=True):
+    """How one endpoint is chosen of many: `policy` is a name in `balance.PICKERS`, empty for the
+    agent's default. Sizes of rings and the count of choices are as in service-resolver."""
+
+    policy: str = ""
+    choice_count: int = 2
+    minimum_ring_size: int = 1024
+    maximum_ring_size: int = 8388608
+    hash_policies: tuple[HashPolicy, ...] = ()
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Per caller and worker; None is no limit of Consul's."""
+
+    max_connections: int | None = None
+    max_pending_requests: int | None = None
+    max_concurrent_requests: int | None = None
+
+
 class Target(msgspec.Struct, frozen=True):
     """What a discovery chain ends in. `id` is Consul's and opaque.
 
     `spiffe_id` is the identity that every endpoint must prove; `connect_timeout` in seconds.
     Endpoints that Consul calls critical are listed too, so that `status` can show them; the
-    table leaves them out.
+    table leaves them out. `failover` are the ids of other targets of the same upstream, which
+    serve in this order while all before them have no endpoint left.
     """
 
     id: str
@@ -51,6 +89,10 @@ class Target(msgspec.Struct, frozen=True):
     spiffe_id: SpiffeId
     endpoints: tuple[Endpoint, ...] = ()
     connect_timeout: float = 5.0
+    subset: str = ""
+    failover: tuple[str, ...] = ()
+    balancing: Balancing = Balancing()
+    limits: Limits = Limits()
 
 
 class FieldMatch(msgspec.Struct, frozen=True):
@@ -86,38 +128,77 @@ class Match(msgspec.Struct, frozen=True):
     """Which requests a route is for: all criteria hold, and one of `methods` if there are any.
 
     Of the paths at most one is given, none is the prefix `/`. They are compared with the path as
-    it is written, without the query; `path_prefix` is a prefix of text, not of segments. A regex
-    is RE2's and matches the whole.
+    it is written (letters of either case are the same with `ignore_case`), without the query;
+    `path_prefix` is a prefix of text, not of segments. A regex is RE2's and matches the whole.
     """
 
     path_exact: str = ""
     path_prefix: str = ""
     path_regex: str = ""
+    ignore_case: bool = False
     headers: tuple[FieldMatch, ...] = ()
     query: tuple[QueryMatch, ...] = ()
     methods: tuple[str, ...] = ()
 
 
+class FieldChanges(msgspec.Struct, frozen=True):
+    """Header fields to change, in this order: `remove`, `set` (in place of all lines of the name),
+    `add` (one line more). Pairs are name and value."""
+
+    add: tuple[tuple[str, str], ...] = ()
+    set: tuple[tuple[str, str], ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+class Retries(msgspec.Struct, frozen=True):
+    """`count` is how many times more than once a request may be sent. `on` are Envoy's names of
+    conditions: connect-failure, reset, 5xx, gateway-error, retriable-4xx, refused-stream;
+    `statuses` are status codes that are retried beside them."""
+
+    count: int = 0
+    on: tuple[str, ...] = ()
+    statuses: tuple[int, ...] = ()
+
+
+class Split(msgspec.Struct, frozen=True):
+    """A share of the requests. `weight` is in hundredths of a percent: 10000 is all of them."""
+
+    weight: int
+    target: Target
+    request_fields: FieldChanges = FieldChanges()
+    response_fields: FieldChanges = FieldChanges()
+
+
 class Route(msgspec.Struct, frozen=True):
-    """Where the requests go that match. `target` None is the upstream's own.
+    """Where the requests go that match. `target` None is the upstream's own; `splits`, if there
+    are any, decide in place of it, anew for every request.
 
     `prefix_rewrite` takes the place of the path's matched part in the forwarded request: of the
-    prefix, or of the whole path that is matched exactly. The query stays.
+    prefix, or of the whole path that is matched exactly. The query stays. `timeout` is seconds
+    for the whole request, its retries included, None what the settings say, 0.0 none at all.
     """
 
     name: str
     match: Match = Match()
     target: Target | None = None
     prefix_rewrite: str = ""
+    splits: tuple[Split, ...] = ()
+    timeout: float | None = None
+    idle_timeout: float | None = None
+    retries: Retries = Retries()
+    request_fields: FieldChanges = FieldChanges()
+    response_fields: FieldChanges = FieldChanges()
 
 
 class Upstream(msgspec.Struct, frozen=True):
     """A service as callers see it.
 
     `destinations` are the (address, port) pairs of the catalog's instances: a captured
-    connection to one of them belongs to this service. Addresses are in canonical text form.
-    Of `routes` the first that matches a request decides; `target` gets what none matches, and
-    everything that is not http.
+    connection to one of them belongs to this service. Addresses are in canonical text form;
+    those in `virtual_addresses` are this service's on every port.
+    Of `routes` the first that matches a request decides; `target`, or `splits` in its place, get
+    what none matches, within `timeout`. What is not http goes to `target`. `spares` are the
+    targets that only a failover leads to.
     """
 
     service: str
@@ -125,11 +206,22 @@ class Upstream(msgspec.Struct, frozen=True):
     target: Target
     destinations: tuple[tuple[str, int], ...] = ()
     routes: tuple[Route, ...] = ()
+    splits: tuple[Split, ...] = ()
+    spares: tuple[Target, ...] = ()
+    timeout: float | None = None
+    virtual_addresses: tuple[str, ...] = ()
 
     def targets(self) -> list[Target]:
         """All that traffic can go to, its own first, each once."""
         found = {self.target.id: self.target}
+        for target in self._others():
+            found.setdefault(target.id, target)
+        return list(found.values())
+
+    def _others(self) -> Iterator[Target]:
+        yield from (split.target for split in self.splits)
         for route in self.routes:
             if route.target is not None:
-                found.setdefault(route.target.id, route.target)
-        return list(found.values())
+                yield route.target
+            yield from (split.target for split in route.splits)
+        yield from self.spares
