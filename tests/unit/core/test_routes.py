@@ -11,7 +11,8 @@ from tests.support.ca import spiffe
 
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.routes import Matcher
-from fleetmesh.core.table import TargetEntry, UpstreamEntry
+from fleetmesh.core.table import UpstreamEntry
+from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.traffic import FieldMatch, Match, Protocol, QueryMatch, Route, Target, Upstream
 
 

@@ -6,7 +6,8 @@ import msgspec
 from tests.support.ca import Authority
 from tests.support.worker import local_service, snapshot, upstream
 
-from fleetmesh.core.table import Table, TargetEntry, dropped, link
+from fleetmesh.core.table import Table, dropped, link
+from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Match, Route, Upstream
 from fleetmesh.settings import UpstreamSettings

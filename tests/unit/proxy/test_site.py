@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from msgspec.structs import replace
 from tests.support.ca import Authority
 from tests.support.worker import local_service, snapshot, upstream
@@ -20,11 +22,15 @@ A = Route("a", Match(path_prefix="/a"), upstream("other", 7).target, "/b")
 class Serving:
     def __init__(self, *routes: Route) -> None:
         self.table: Table = link(snapshot(AUTHORITY), 1, None, 0)
+        self._random = Random(7)
         self.publish(*routes)
 
     def publish(self, *routes: Route) -> None:
         api = replace(upstream("api", 1), routes=routes)
         self.table = link(snapshot(AUTHORITY, (WEB,), (api,)), 1, self.table, 0)
+
+    def draw(self) -> int:
+        return self._random.getrandbits(64)
 
     def site(self) -> OutboundSite:
         return OutboundSite(self, "web", "api", "http", b"api", False)
