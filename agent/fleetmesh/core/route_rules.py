@@ -1,4 +1,4 @@
-"""What an upstream must be to be served: every problem with its place, so that none passes silently."""
+"""What an upstream must be to be served: every problem with its place, none passes silently."""
 
 from __future__ import annotations
 
