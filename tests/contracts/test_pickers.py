@@ -11,7 +11,9 @@ from fleetmesh.balance import COUNTING, DEFAULT, HASHING, PICKERS, Picker
 from fleetmesh.balance.choices import Choices
 
 every = pytest.mark.parametrize("picker", PICKERS.values(), ids=PICKERS.keys())
-hashing = pytest.mark.parametrize("picker", [PICKERS[name] for name in HASHING], ids=HASHING)
+hashing = pytest.mark.parametrize(
+    "picker", [PICKERS[name] for name in sorted(HASHING)], ids=sorted(HASHING)
+)
 
 
 def choices(*weights: int, first: int = 0) -> Choices:
