@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+
+from fleetmesh.balance.choices import Choices
 
 
 class RoundRobin:
@@ -11,15 +12,16 @@ class RoundRobin:
 
     __slots__ = ("_due", "_weights")
 
-    def __init__(self, weights: Sequence[int], offset: int) -> None:
-        self._weights = tuple(weights)
-        count = len(weights)
+    def __init__(self, choices: Choices) -> None:
+        self._weights = choices.weights
+        count = len(self._weights)
         self._due = [
-            (1.0 / weight, (index - offset) % count, index) for index, weight in enumerate(weights)
+            (1.0 / weight, (index - choices.offset) % count, index)
+            for index, weight in enumerate(self._weights)
         ]
         heapq.heapify(self._due)
 
-    def pick(self) -> int:
+    def pick(self, number: int) -> int:
         due, order, index = self._due[0]
         heapq.heapreplace(self._due, (due + 1.0 / self._weights[index], order, index))
         return index

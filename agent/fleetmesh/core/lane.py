@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from fleetmesh.core.pool import Pool
-from fleetmesh.model.traffic import Endpoint
+from fleetmesh.model.traffic import Endpoint, Limits
 from fleetmesh.settings import UpstreamSettings
 
 DEFAULTS = UpstreamSettings()
@@ -71,9 +71,22 @@ class Lane:
         )
         self.streams: Pool[Any] = Pool(keeping.max_idle, idle, keeping.max_age)
 
+    def limit(self, keeping: UpstreamSettings, limits: Limits) -> None:
+        """The stricter of what the host and what Consul says holds."""
+        self.pool.limit(
+            _stricter(keeping.max_connections, limits.max_connections),
+            _stricter(keeping.max_requests, limits.max_concurrent_requests),
+            limits.max_pending_requests or 0,
+        )
+
     @property
     def pools(self) -> tuple[Pool[Any], Pool[Any]]:
         return self.pool, self.streams
+
+
+def _stricter(own: int, consul: int | None) -> int:
+    """0 is no limit."""
+    return min(own, consul) if own and consul else own or consul or 0
 
 
 Caller = tuple[str, bool]
@@ -83,7 +96,7 @@ Caller = tuple[str, bool]
 class Place:
     """An endpoint with what must outlive a snapshot: its lanes and their pools."""
 
-    __slots__ = ("_keeping", "_lanes", "connect_timeout", "endpoint", "expected", "sni")
+    __slots__ = ("_keeping", "_lanes", "_limits", "connect_timeout", "endpoint", "expected", "sni")
 
     def __init__(
         self,
@@ -94,6 +107,7 @@ class Place:
         keeping: UpstreamSettings = DEFAULTS,
     ) -> None:
         self._keeping = keeping
+        self._limits = Limits()
         self.endpoint = endpoint
         self.expected = expected
         self.sni = sni
@@ -115,7 +129,18 @@ class Place:
                 connect_timeout=self.connect_timeout,
                 keeping=self._keeping,
             )
+            lane.limit(self._keeping, self._limits)
         return lane
+
+    def limit(self, limits: Limits) -> None:
+        if limits != self._limits:
+            self._limits = limits
+            for lane in self._lanes.values():
+                lane.limit(self._keeping, limits)
+
+    def active(self) -> int:
+        """The requests and connections that are under way to it, of all callers."""
+        return sum([lane.pool.active + lane.pool.opening for lane in self._lanes.values()])
 
     def callers(self) -> Collection[Caller]:
         """Whose lanes there are."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
+
+_MANY: Final = 1 << 30
 
 
 class Pooled(Protocol):
@@ -20,7 +22,7 @@ class Pool(Generic[C]):
     """The idle connections of one lane, last in, first out: the warmest is reused, the coldest
     ages out. `active` counts the connections that are lent, `opening` those that are dialled.
 
-    `max_connections` and `max_requests` are for `full`, 0 for none.
+    `max_connections`, `max_requests` and `max_pending` are for `full`, 0 for none.
     """
 
     __slots__ = (
@@ -31,6 +33,7 @@ class Pool(Generic[C]):
         "max_connections",
         "max_idle",
         "max_idle_seconds",
+        "max_pending",
         "max_requests",
         "opening",
     )
@@ -50,10 +53,17 @@ class Pool(Generic[C]):
         self.max_idle = max_idle
         self.max_idle_seconds = max_idle_seconds
         self.max_age = max_age
+        self.limit(max_connections, max_requests, 0)
+
+    def limit(self, max_connections: int, max_requests: int, max_pending: int) -> None:
+        """What is more already ends by itself. Of those that wait for a connection to be opened
+        there may be `max_pending`."""
         self.max_connections = max_connections
+        self.max_pending = max_pending
         # Over HTTP/1 a request has a connection to itself, so the lower limit holds for both.
         limits = [limit for limit in (max_connections, max_requests) if limit]
-        self.max_requests = min(limits, default=0)
+        # Whoever has only a limit for those that wait is asked about it too.
+        self.max_requests = min(limits, default=_MANY if max_pending else 0)
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -75,6 +85,8 @@ class Pool(Generic[C]):
         """Whether one more would pass `limit`, which is `max_requests` for a request and
         `max_connections` for a connection that is relayed as it is. Idle ones do not count: a
         request takes them first."""
+        if self.max_pending and self.opening >= self.max_pending and not self._idle:
+            return True
         return 0 < limit <= self.active + self.opening
 
     def lend(self) -> None:

@@ -1,16 +1,26 @@
-"""What a route must be to be served: every problem with its place, so that none passes silently."""
+"""What an upstream must be to be served: every problem with its place, none passes silently."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import re2
 
+from fleetmesh.balance import PICKERS
 from fleetmesh.core.framing import TOKEN
 from fleetmesh.core.routes import compile_regex
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.traffic import FieldMatch, Match, QueryMatch, Route
+from fleetmesh.model.traffic import (
+    FieldMatch,
+    HashPolicy,
+    Match,
+    QueryMatch,
+    Route,
+    Split,
+    Target,
+    Upstream,
+)
 
 _TOKEN = re.compile(TOKEN.decode())
 # What may stand in a request line as a path (RFC 9112 section 3.2.1), percent-encoded or not.
@@ -19,6 +29,92 @@ _PATH = re.compile(r"/[\x21\x22\x24-\x3e\x40-\x7e]*")
 FIELD_KINDS = ("present", "exact", "prefix", "suffix", "regex")
 QUERY_KINDS = ("present", "exact", "regex")
 PATH_KINDS = ("path_exact", "path_prefix", "path_regex")
+HASH_KINDS = ("header", "cookie", "query", "source_address")
+LIMITS = ("max_connections", "max_pending_requests", "max_concurrent_requests")
+WHOLE = 10000  # the weights of all splits of one place, in hundredths of a percent
+# What may stand in a cookie's Path (RFC 6265 section 4.1.1), without what would need quoting.
+_COOKIE_PATH = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
+
+
+def upstream_problems(upstream: Upstream, where: str) -> list[Problem]:
+    """`where` is the path of `upstream`; its routes, its splits and all its targets are judged."""
+    found = problems(upstream.routes, f"{where}.routes")
+    found += _splits(upstream.splits, f"{where}.splits")
+    known = {target.id: target for target in upstream.targets()}
+    for at, target in _places(upstream, where):
+        if target != known[target.id]:
+            rule = f"another target of this upstream is {target.id} too"
+            found.append(Problem(f"{at}.id", rule, "Give it one of its own"))
+        else:
+            found += _target(target, at, known.keys())
+    return found
+
+
+def _places(upstream: Upstream, where: str) -> Iterator[tuple[str, Target]]:
+    """Every target with its path."""
+    yield f"{where}.target", upstream.target
+    for number, split in enumerate(upstream.splits):
+        yield f"{where}.splits[{number}].target", split.target
+    for number, route in enumerate(upstream.routes):
+        if route.target is not None:
+            yield f"{where}.routes[{number}].target", route.target
+        for at, split in enumerate(route.splits):
+            yield f"{where}.routes[{number}].splits[{at}].target", split.target
+    for number, target in enumerate(upstream.spares):
+        yield f"{where}.spares[{number}]", target
+
+
+def _splits(splits: Sequence[Split], at: str) -> Iterator[Problem]:
+    for number, split in enumerate(splits):
+        if not 0 <= split.weight <= WHOLE:
+            yield Problem(f"{at}[{number}].weight", f"{split.weight} is not from 0 to {WHOLE}")
+    total = sum(split.weight for split in splits)
+    if splits and total != WHOLE:
+        yield Problem(at, f"the weights make {total}", f"Let them make {WHOLE}, which is 100 %")
+
+
+def _target(target: Target, at: str, known: Collection[str]) -> Iterator[Problem]:
+    for number, other in enumerate(target.failover):
+        if other not in known:
+            yield Problem(
+                f"{at}.failover[{number}]", f"there is no target {other!r}", "Add it to spares"
+            )
+        elif other == target.id:
+            yield Problem(f"{at}.failover[{number}]", "is the target itself", "Remove it")
+    balancing = target.balancing
+    if balancing.policy and balancing.policy not in PICKERS:
+        yield Problem(
+            f"{at}.balancing.policy",
+            f"{balancing.policy!r} is not known here",
+            f"Known are {', '.join(PICKERS)}",
+        )
+    for name in ("choice_count", "minimum_ring_size", "maximum_ring_size"):
+        if getattr(balancing, name) < 1:
+            yield Problem(f"{at}.balancing.{name}", "is less than 1")
+    for number, policy in enumerate(balancing.hash_policies):
+        yield from _hash_policy(policy, f"{at}.balancing.hash_policies[{number}]")
+    for name in LIMITS:
+        limit = getattr(target.limits, name)
+        if limit is not None and limit < 1:
+            yield Problem(f"{at}.limits.{name}", f"{limit} would let nothing through", "Raise it")
+
+
+def _hash_policy(policy: HashPolicy, at: str) -> Iterator[Problem]:
+    given = [kind for kind in HASH_KINDS if getattr(policy, kind)]
+    if len(given) != 1:
+        rule = f"has {' and '.join(given)}" if given else "hashes nothing"
+        yield Problem(at, rule, f"Give one of {', '.join(HASH_KINDS)}")
+    header = policy.header
+    if header and header.lower() != ":authority" and not _TOKEN.fullmatch(header):
+        yield Problem(f"{at}.header", f'"{header}" is no name of a field')
+    if policy.cookie and not _TOKEN.fullmatch(policy.cookie):
+        yield Problem(f"{at}.cookie", f'"{policy.cookie}" is no name of a cookie')
+    if not policy.cookie and (policy.cookie_ttl is not None or policy.cookie_path):
+        yield Problem(at, "has a cookie's lifetime or path, but no cookie", "Name it in `cookie`")
+    if policy.cookie_ttl is not None and not 0 <= policy.cookie_ttl < float("inf"):
+        yield Problem(f"{at}.cookie_ttl", f"{policy.cookie_ttl:g} is no time to live")
+    if not _COOKIE_PATH.fullmatch(policy.cookie_path):
+        yield Problem(f"{at}.cookie_path", f"{policy.cookie_path!r} is no cookie's path")
 
 
 def problems(routes: Sequence[Route], where: str) -> list[Problem]:
@@ -34,6 +130,7 @@ def problems(routes: Sequence[Route], where: str) -> list[Problem]:
         names.add(route.name)
         found += _match(route.match, f"{at}.match")
         found += _rewrite(route, f"{at}.prefix_rewrite")
+        found += _splits(route.splits, f"{at}.splits")
     return found
 
 

@@ -89,22 +89,48 @@ class _Value:
 
 
 class Candidate:
-    """A route with what its path does not settle yet. `asks` is False when that is nothing."""
+    """A route with what its path does not settle yet. `asks` is False when that is nothing.
 
-    __slots__ = ("_fields", "_methods", "_query", "_regex", "asks", "number", "pattern")
+    A path in letters of either case is settled here alone: `_folded` is in lower case, ASCII's as
+    in HTTP, and `_whole` tells the whole from a prefix.
+    """
+
+    __slots__ = (
+        "_fields",
+        "_folded",
+        "_methods",
+        "_query",
+        "_regex",
+        "_whole",
+        "asks",
+        "number",
+        "pattern",
+    )
 
     def __init__(self, number: int, match: Match) -> None:
         self.number = number
         self.pattern = match.path_regex
-        self._regex: Any = compile_regex(match.path_regex) if match.path_regex else None
+        self._folded = b""
+        self._whole = bool(match.path_exact)
+        if match.ignore_case:
+            self._folded = (match.path_exact or match.path_prefix).encode().lower()
+            if match.path_regex:
+                self.pattern = f"(?i){match.path_regex}"
+        self._regex: Any = compile_regex(self.pattern) if self.pattern else None
         self._methods = frozenset(method.upper().encode() for method in match.methods)
         self._fields = [_Value(field, _field_name(field.name)) for field in match.headers]
         self._query = [_Value(parameter, parameter.name.encode()) for parameter in match.query]
-        self.asks = bool(self._regex or self._methods or self._fields or self._query)
+        self.asks = bool(
+            self._regex or self._methods or self._fields or self._query or self._folded
+        )
 
     def accepts(self, method: bytes, path: bytes, query: bytes, fields: Fields) -> bool:
         if self._methods and method not in self._methods:
             return False
+        if self._folded:
+            folded = path.lower()
+            if not (folded == self._folded if self._whole else folded.startswith(self._folded)):
+                return False
         if self._regex is not None and self._regex.fullmatch(path) is None:
             return False
         for wanted in self._fields:
@@ -138,7 +164,9 @@ class Matcher:
         prefixed: list[tuple[bytes, Candidate]] = []
         for number, match in enumerate(matches):
             candidate = Candidate(number, match)
-            if match.path_exact:
+            if match.ignore_case:
+                prefixed.append((b"", candidate))
+            elif match.path_exact:
                 exact.append((match.path_exact.encode(), candidate))
             elif match.path_regex:
                 prefixed.append((_literal_beginning(match.path_regex), candidate))

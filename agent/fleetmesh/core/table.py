@@ -2,83 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from fleetmesh.balance import PICKERS
 from fleetmesh.core.authz import Authorizer
-from fleetmesh.core.lane import DEFAULTS, Caller, Lane, Place
+from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.routes import Matcher
+from fleetmesh.core.target import TargetEntry
+from fleetmesh.core.way import default_way, route_way
 from fleetmesh.model.snapshot import LocalService, Snapshot
-from fleetmesh.model.traffic import Health, Match, Target, Upstream
+from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
-
-
-class TargetEntry:
-    """A target with its eligible endpoints and the picker that goes around among them.
-
-    `called_by` are those that called it in earlier tables.
-    """
-
-    __slots__ = ("_called_by", "_picker", "id", "places")
-
-    def __init__(
-        self,
-        target_id: str,
-        places: list[Place],
-        offset: int,
-        called_by: frozenset[Caller] = frozenset(),
-    ) -> None:
-        self._called_by = called_by
-        self.id = target_id
-        self.places = places
-        weights = [place.endpoint.weight for place in places]
-        self._picker = PICKERS["round_robin"](weights, offset) if places else None
-
-    def pick(self, tried: Collection[str] = ()) -> Place | None:
-        """The next endpoint, one that is not in `tried` (ids) if there is any such; None when
-        no endpoint is eligible."""
-        if self._picker is None:
-            return None
-        place = self.places[self._picker.pick()]
-        if place.endpoint.id not in tried:
-            return place
-        others = (other for other in self.places if other.endpoint.id not in tried)
-        return next(others, place)
-
-    def callers(self) -> frozenset[Caller]:
-        """Who has called it so far."""
-        return self._called_by.union(*(place.callers() for place in self.places))
-
-
-class Way:
-    """What a route does with a request. The way of requests that no route is for has no `name`.
-
-    `rewrites`: the target is forwarded changed, as `forwarded` says.
-    """
-
-    __slots__ = ("_cut", "_prefix", "name", "rewrites", "target")
-
-    def __init__(self, name: str, target: TargetEntry, match: Match, prefix_rewrite: str) -> None:
-        self.name = name
-        self.target = target
-        self.rewrites = bool(prefix_rewrite)
-        self._prefix = prefix_rewrite.encode()
-        self._cut = len(match.path_prefix.encode())
-
-    def forwarded(self, target: bytes) -> bytes:
-        """A request target that this way's route is for, with the matched part of its path
-        replaced."""
-        if self._cut:
-            return self._prefix + target[self._cut :]
-        _, mark, query = target.partition(b"?")
-        return self._prefix + mark + query
 
 
 class UpstreamEntry:
     """An upstream with its targets by id. `matcher` is None when it has no routes; `ways` are
-    those of the routes in order, and last the default, which is where its -1 leads."""
+    those of the routes in order, and last the default, which is where its -1 leads. `chooses`:
+    not every request just goes to the default's target."""
 
-    __slots__ = ("default", "matcher", "targets", "upstream", "ways")
+    __slots__ = ("chooses", "default", "matcher", "targets", "upstream", "ways")
 
     def __init__(
         self, upstream: Upstream, targets: dict[str, TargetEntry], matcher: Matcher | None
@@ -86,17 +25,10 @@ class UpstreamEntry:
         self.upstream = upstream
         self.targets = targets
         self.matcher = matcher
-        self.default = Way("", targets[upstream.target.id], Match(), "")
-        self.ways = [
-            Way(
-                route.name,
-                targets[(route.target or upstream.target).id],
-                route.match,
-                route.prefix_rewrite,
-            )
-            for route in upstream.routes
-        ]
+        self.default = default_way(upstream, targets)
+        self.ways = [route_way(route, upstream, targets) for route in upstream.routes]
         self.ways.append(self.default)
+        self.chooses = matcher is not None or self.default.divided or self.default.leg is not None
 
 
 class LocalEntry:
@@ -115,10 +47,12 @@ PlaceKey = tuple[str, str, str | None, str, int, str, str, float]
 
 
 class Table:
-    """`upstreams` by service name, `by_destination` by the address that a caller dials,
-    `services` by name, `by_port` by the application's port."""
+    """`upstreams` by service name, `by_destination` by the address and port that a caller dials,
+    `by_address` by the address where every port is the upstream's, `services` by name, `by_port`
+    by the application's port."""
 
     __slots__ = (
+        "by_address",
         "by_destination",
         "by_port",
         "generation",
@@ -135,6 +69,7 @@ class Table:
         self.by_port: dict[int, LocalEntry] = {}
         self.upstreams: dict[str, UpstreamEntry] = {}
         self.by_destination: dict[tuple[str, int], UpstreamEntry] = {}
+        self.by_address: dict[str, UpstreamEntry] = {}
         self.places: dict[PlaceKey, Place] = {}
 
     def lanes(self) -> list[Lane]:
@@ -173,6 +108,8 @@ def link(
         table.upstreams[upstream.service] = entry
         for destination in upstream.destinations:
             table.by_destination[destination] = entry
+        for address in upstream.virtual_addresses:
+            table.by_address[address] = entry
     return table
 
 
@@ -198,8 +135,11 @@ def _upstream(
             target.id,
             _places(target, table, previous, keeping),
             offset,
-            before.callers() if before is not None else frozenset(),
+            target.balancing,
+            before,
         )
+    for target in upstream.targets():
+        targets[target.id].fail_over([targets[other] for other in target.failover])
     return UpstreamEntry(upstream, targets, matcher)
 
 
@@ -227,6 +167,7 @@ def _places(
         if place is None:
             place = Place(endpoint, expected, target.sni, target.connect_timeout, keeping)
         place.endpoint = endpoint
+        place.limit(target.limits)
         table.places[key] = place
         if endpoint.health is not Health.CRITICAL and endpoint.weight > 0:
             places.append(place)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from fleetmesh.core.lane import Caller, Lane
-from fleetmesh.core.table import Table, TargetEntry
+from fleetmesh.core.table import Table
+from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.traffic import Protocol
 
 

@@ -206,14 +206,8 @@ class _Completion:
 
     def _check_routes(self) -> None:
         for number, upstream in enumerate(self._file.upstreams):
-            where = f"upstreams[{number}].routes"
-            for problem in route_rules.problems(upstream.routes, where):
+            for problem in route_rules.upstream_problems(upstream, f"upstreams[{number}]"):
                 self._wrong(problem.path, problem.rule, problem.remedy)
-            known = {target.id: target for target in upstream.targets()}
-            for at, route in enumerate(upstream.routes):
-                if route.target is not None and route.target != known[route.target.id]:
-                    rule = f"another target of this upstream is {route.target.id} too"
-                    self._wrong(f"{where}[{at}].target.id", rule, "Give it one of its own")
 
     def _check_listeners(self) -> None:
         file = self._file

@@ -153,6 +153,9 @@ class Exchange(Downstream):
         early = self.phase != WAIT
         if self.retiring or early or (not self.http11 and upstream.ends_with_connection):
             self.persistent = False
+        if self.site.set_cookie:
+            upstream.lines.append(self.site.set_cookie)
+            self.site.set_cookie = b""
         return upstream.rebuild(self.http11, self.persistent, self.wants_trailers)
 
     def answer_complete(self) -> bool:

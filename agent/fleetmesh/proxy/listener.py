@@ -51,6 +51,8 @@ class OutboundArrival(Quiet):
             return
         address, port = destination
         entry = plane.table.by_destination.get(destination)
+        if entry is None:
+            entry = plane.table.by_address.get(address)
         ipv6 = ":" in address
         if entry is not None:
             host = f"[{address}]:{port}" if ipv6 else f"{address}:{port}"
@@ -77,6 +79,7 @@ class OutboundArrival(Quiet):
             "http" if protocol is Protocol.HTTP else "tcp",
             host.encode(),
             ipv6,
+            peer_name(transport).rpartition(":")[0].encode(),
         )
         serve(self._plane, transport, site, protocol, port)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import ssl
 import time
 from collections.abc import Coroutine, Mapping
@@ -66,6 +67,7 @@ class Plane:
 
     __slots__ = (
         "_logged",
+        "_random",
         "_tasks",
         "_told_dropped",
         "access",
@@ -93,6 +95,7 @@ class Plane:
         tracing = tracing or TracingSettings()
         self.marker = Tracing(tracing.sample_rate, os.urandom) if tracing.enabled else Marker()
         self.access = access
+        self._random = random.Random()  # noqa: S311 -- shares traffic out, keeps no secret
         self._told_dropped = 0
         self.loop = loop
         self.http = http
@@ -106,6 +109,10 @@ class Plane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged: dict[tuple[str, str, str, str], int] = {}
         loop.call_later(SWEEP, self._sweep, 0)
+
+    def draw(self) -> int:
+        """64 random bits."""
+        return self._random.getrandbits(64)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work`, which must see to its own errors, and keep it alive."""

@@ -8,7 +8,9 @@ from typing import Protocol
 from fleetmesh.core.authz import Verdict
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
-from fleetmesh.core.table import Table, UpstreamEntry, Way
+from fleetmesh.core.table import Table, UpstreamEntry
+from fleetmesh.core.target import TargetEntry
+from fleetmesh.core.way import Leg, Way
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
@@ -20,6 +22,10 @@ class Serving(Protocol):
     @property
     def table(self) -> Table: ...
 
+    def draw(self) -> int:
+        """64 random bits."""
+        ...
+
 
 class Site:
     """`source` and `destination` are service names for logs and counters; `default_host` is the
@@ -27,8 +33,9 @@ class Site:
 
     `refusal` stands in the way of every request until `recheck` takes it away; `verdict` is the
     intention's. `failure` is what an unreachable endpoint means here. `route_name` is the route's
-    that the current request takes, empty when it takes none. `detected`: the protocol was found
-    out from the first bytes; `sni` is the name in them where they were TLS.
+    that the current request takes, empty when it takes none, and `leg` what that and its split say
+    of it. `set_cookie` are lines for the head of the current answer. `detected`: the protocol was
+    found out from the first bytes; `sni` is the name in them where they were TLS.
     """
 
     __slots__ = (
@@ -40,8 +47,10 @@ class Site:
         "direction",
         "failure",
         "kind",
+        "leg",
         "refusal",
         "route_name",
+        "set_cookie",
         "sni",
         "source",
         "verdict",
@@ -69,6 +78,8 @@ class Site:
         self.detected = False
         self.sni = ""
         self.route_name = ""
+        self.leg: Leg | None = None
+        self.set_cookie = b""
 
     def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
         """The way for the next request, away from the endpoints already `tried` if possible.
@@ -84,15 +95,26 @@ class Site:
 
 
 class OutboundSite(Site):
-    """From the local service `source` to the upstream `destination`."""
+    """From the local service `source` to the upstream `destination`. `client` is the address that
+    the connection came from. `_number` is what the current request's endpoint is chosen by where
+    that is hashed, negative before there was any."""
 
-    __slots__ = ("_ipv6", "_way")
+    __slots__ = ("_client", "_ipv6", "_number", "_way")
 
     def __init__(
-        self, serving: Serving, source: str, destination: str, kind: str, host: bytes, ipv6: bool
+        self,
+        serving: Serving,
+        source: str,
+        destination: str,
+        kind: str,
+        host: bytes,
+        ipv6: bool,
+        client: bytes = b"",
     ) -> None:
         super().__init__(serving, Direction.OUTBOUND, source, destination, kind, host)
         self._ipv6 = ipv6
+        self._client = client
+        self._number = -1
         self._way: Way | None = None
 
     def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
@@ -105,26 +127,40 @@ class OutboundSite(Site):
             return Refusal.NO_IDENTITY
         target = entry.default.target
         if request is not None:
-            if entry.matcher is not None or self._way is not None:
+            if entry.chooses or self._way is not None:
                 target = self._choose(entry, request).target
         elif self._way is not None:
             # Chosen when the request began, perhaps of an older table: what that target is now.
             target = entry.targets.get(self._way.target.id, self._way.target)
-        place = target.pick(tried)
+        place = target.pick(tried, self._draw(target, request) if target.draws else 0)
         return Refusal.NO_ENDPOINT if place is None else place.lane(self.source, self._ipv6)
 
     def _choose(self, entry: UpstreamEntry, request: RequestHead) -> Way:
         matcher = entry.matcher
-        if matcher is None:  # the routes that there were are gone
-            self._way = None
-            self.route_name = ""
-            return entry.default
-        way = entry.ways[matcher.find(request.method, request.target, request)]
+        way = entry.default
+        if matcher is not None:
+            way = entry.ways[matcher.find(request.method, request.target, request)]
         if way.rewrites:
             request.target = way.forwarded(request.target)
-        self._way = way
+        if way.divided:
+            way = way.drawn(self._serving.draw())
+        # None: the routes and splits that there were are gone.
+        self._way = way if entry.chooses else None
         self.route_name = way.name
+        self.leg = way.leg
+        self.set_cookie = b""
         return way
+
+    def _draw(self, target: TargetEntry, request: RequestHead | None) -> int:
+        """Another attempt of a request that was hashed has its number."""
+        drawn = self._serving.draw()
+        hashing = target.hashing
+        if hashing is None:
+            return drawn
+        if request is not None or self._number < 0:
+            self._number = hashing.number(request, self._client, drawn)
+            self.set_cookie = hashing.set_cookie
+        return self._number
 
 
 class PassthroughSite(Site):

@@ -90,3 +90,19 @@ def test_the_lower_limit_holds_for_requests(connections: int, requests: int, lim
     """Over HTTP/1 each has a connection to itself."""
     pool: Pool[Connection] = Pool(2, 10.0, 100.0, connections, requests)
     assert (pool.max_connections, pool.max_requests) == (connections, limit)
+
+
+def test_no_more_wait_for_a_connection_than_may() -> None:
+    """Where there is an idle one nobody waits; with this limit alone one is asked as well."""
+    pool: Pool[Connection] = Pool(2, 10.0, 100.0)
+    pool.limit(0, 0, 2)
+    assert pool.max_requests
+    pool.active, pool.opening = 1000, 1
+    assert not pool.full(pool.max_requests)
+    pool.opening = 2
+    assert pool.full(pool.max_requests)
+    assert pool.full(pool.max_connections)
+    pool.put(lent(pool, 0), 0)
+    assert not pool.full(pool.max_requests)
+    pool.limit(3, 0, 0)
+    assert (pool.max_connections, pool.max_requests) == (3, 3)

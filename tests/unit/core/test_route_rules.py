@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
+from tests.support.worker import upstream
 
-from fleetmesh.core.route_rules import problems
-from fleetmesh.model.traffic import FieldMatch, Match, QueryMatch, Route
+from fleetmesh.core.route_rules import problems, upstream_problems
+from fleetmesh.model.traffic import (
+    Balancing,
+    FieldMatch,
+    HashPolicy,
+    Limits,
+    Match,
+    QueryMatch,
+    Route,
+    Split,
+)
 
 
 def told(*routes: Route) -> list[str]:
@@ -95,3 +106,103 @@ def test_all_faults_are_told() -> None:
     first = Route("", Match(path_regex="(", methods=("",)))
     second = Route("r", Match(query=(QueryMatch("", regex="("),)))
     assert len(told(first, second)) == 5
+
+
+API, OTHER = upstream("api", 1), upstream("other", 2).target
+FULL = replace(
+    API,
+    target=replace(
+        API.target,
+        failover=(OTHER.id,),
+        balancing=Balancing(
+            "ring_hash",
+            hash_policies=(
+                HashPolicy(header=":authority"),
+                HashPolicy(cookie="user", cookie_ttl=0.0, cookie_path="/a"),
+                HashPolicy(query="q"),
+                HashPolicy(source_address=True, terminal=True),
+            ),
+        ),
+        limits=Limits(1, 1, 1),
+    ),
+    spares=(OTHER,),
+    routes=(Route("r", splits=(Split(9999, OTHER), Split(1, OTHER))),),
+)
+
+
+def test_a_good_upstream_has_no_problem() -> None:
+    assert upstream_problems(FULL, "u") == []
+
+
+def hashed(policy: HashPolicy) -> Balancing:
+    return Balancing("maglev", hash_policies=(policy,))
+
+
+@pytest.mark.parametrize(
+    ("change", "told_so"),
+    [
+        ({"failover": ("nobody",)}, "u.target.failover[0]: there is no target 'nobody'. Add it"),
+        ({"failover": (API.target.id,)}, "u.target.failover[0]: is the target itself"),
+        ({"balancing": Balancing("fair")}, "u.target.balancing.policy: 'fair' is not known here"),
+        ({"balancing": Balancing(choice_count=0)}, "u.target.balancing.choice_count: is less"),
+        ({"balancing": Balancing(minimum_ring_size=0)}, "u.target.balancing.minimum_ring_size:"),
+        ({"limits": Limits(max_connections=0)}, "u.target.limits.max_connections: 0 would let"),
+        ({"balancing": hashed(HashPolicy())}, "u.target.balancing.hash_policies[0]: hashes noth"),
+        (
+            {"balancing": hashed(HashPolicy(header="a", query="b"))},
+            "u.target.balancing.hash_policies[0]: has header and query. Give one of",
+        ),
+        (
+            {"balancing": hashed(HashPolicy(header="a b"))},
+            'u.target.balancing.hash_policies[0].header: "a b" is no name of a field',
+        ),
+        (
+            {"balancing": hashed(HashPolicy(cookie="a\r\nb"))},
+            "u.target.balancing.hash_policies[0].cookie:",
+        ),
+        (
+            {"balancing": hashed(HashPolicy(cookie="a", cookie_path="/;\r\nx: y"))},
+            "u.target.balancing.hash_policies[0].cookie_path:",
+        ),
+        (
+            {"balancing": hashed(HashPolicy(cookie="a", cookie_ttl=-1.0))},
+            "u.target.balancing.hash_policies[0].cookie_ttl: -1 is no time to live",
+        ),
+        (
+            {"balancing": hashed(HashPolicy(header="a", cookie_ttl=1.0))},
+            "u.target.balancing.hash_policies[0]: has a cookie's lifetime or path, but no cookie",
+        ),
+    ],
+)
+def test_a_target_at_fault_is_told(change: dict[str, object], told_so: str) -> None:
+    found = upstream_problems(replace(FULL, target=replace(FULL.target, **change)), "u")
+    assert len(found) == 1, found
+    assert str(found[0]).startswith(told_so)
+
+
+@pytest.mark.parametrize(
+    ("weights", "told_so"),
+    [
+        ((9999,), ["u.splits: the weights make 9999. Let them make 10000, which is 100 %"]),
+        ((10001, -1), ["u.splits[0].weight: 10001 is not from 0", "u.splits[1].weight: -1 is not"]),
+        ((10000, 0), []),
+    ],
+)
+def test_weights_make_the_whole(weights: tuple[int, ...], told_so: list[str]) -> None:
+    splits = tuple(Split(weight, OTHER) for weight in weights)
+    found = [str(problem) for problem in upstream_problems(replace(API, splits=splits), "u")]
+    assert [text.startswith(told) for text, told in zip(found, told_so, strict=True)] == [
+        True
+    ] * len(told_so)
+    route = Route("r", splits=splits)
+    assert len(told(route)) == len(told_so)
+
+
+def test_one_id_is_one_target_wherever_it_stands() -> None:
+    other = replace(OTHER, sni="other")
+    found = upstream_problems(replace(FULL, splits=(Split(10000, other),)), "u")
+    assert {str(problem).split(":")[0] for problem in found} == {
+        "u.routes[0].splits[0].target.id",
+        "u.routes[0].splits[1].target.id",
+        "u.spares[0].id",
+    }

@@ -11,7 +11,8 @@ from tests.support.ca import spiffe
 
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.routes import Matcher
-from fleetmesh.core.table import TargetEntry, UpstreamEntry
+from fleetmesh.core.table import UpstreamEntry
+from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.traffic import FieldMatch, Match, Protocol, QueryMatch, Route, Target, Upstream
 
 
@@ -278,3 +279,24 @@ def test_what_is_forwarded(match: Match, rewrite: str, target: str, forwarded: s
     assert (way.forwarded(target.encode()) if way.rewrites else target.encode()) == (
         forwarded.encode()
     )
+
+
+@pytest.mark.parametrize(
+    ("match", "takes", "leaves"),
+    [
+        (Match(path_exact="/Api", ignore_case=True), ["/api", "/API?x=Y", "/Api"], ["/api/", "/a"]),
+        (Match(path_prefix="/Api/", ignore_case=True), ["/api/", "/aPI/X"], ["/ap", "/", "/apix"]),
+        (Match(path_regex="/V[0-9]+/a|/b", ignore_case=True), ["/v1/A", "/B"], ["/v/a", "/v1/"]),
+        (Match(path_exact="/Api"), ["/Api"], ["/api"]),
+        (Match(ignore_case=True), ["/", "/x"], []),
+    ],
+)
+def test_letters_of_either_case(match: Match, takes: list[str], leaves: list[str]) -> None:
+    """Alone and among others, of which it does not take what is theirs by order."""
+    others = [Match(path_exact="/first"), match, Match(path_regex="/w[0-9]"), Match()]
+    for targets, alone, among in ((takes, 0, 1), (leaves, -1, 3)):
+        for target in targets:
+            head = RequestHead()
+            assert Matcher([match]).find(b"GET", target.encode(), head) == alone, target
+            assert Matcher(others).find(b"GET", target.encode(), head) == among, target
+    assert Matcher(others).find(b"GET", b"/first", RequestHead()) == 0

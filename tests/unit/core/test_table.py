@@ -6,9 +6,10 @@ import msgspec
 from tests.support.ca import Authority
 from tests.support.worker import local_service, snapshot, upstream
 
-from fleetmesh.core.table import Table, TargetEntry, dropped, link
+from fleetmesh.core.table import Table, dropped, link
+from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.snapshot import Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Match, Route, Upstream
+from fleetmesh.model.traffic import Endpoint, Health, Limits, Match, Route, Upstream
 from fleetmesh.settings import UpstreamSettings
 
 AUTHORITY = Authority()
@@ -186,3 +187,31 @@ def test_who_has_called_is_known_when_all_endpoints_are_new() -> None:
     two = link(state(2), 2, one, 0)
     assert own(link(state(3), 3, two, 0)).callers() == {("web", True)}
     assert own(link(state(3), 3, None, 0)).callers() == frozenset()
+
+
+def test_every_port_of_a_virtual_address_is_the_upstreams() -> None:
+    api = msgspec.structs.replace(upstream("api", 1), virtual_addresses=("240.0.0.7", "fd00::7"))
+    table = link(snapshot(AUTHORITY, (), (api,)), 1, None, 0)
+    assert table.by_address["240.0.0.7"] is table.by_address["fd00::7"] is table.upstreams["api"]
+    assert link(state(1), 2, table, 0).by_address == {}
+
+
+def test_a_picker_goes_on_where_its_endpoints_did_not_change() -> None:
+    """Or every new snapshot would begin with the same endpoint again."""
+    one = link(state(1, 2, 3), 1, None, 0)
+    begun = picked(one, 2)
+    two = link(state(1, 2, 3), 2, one, 0)
+    assert [*begun, *picked(two, 1)] == [1, 2, 3]
+    endpoints = two.upstreams["api"].upstream.target.endpoints
+    heavier = [msgspec.structs.replace(endpoint, weight=2) for endpoint in endpoints]
+    assert picked(link(with_endpoints(state(1), *heavier), 3, two, 0), 1) == [1]
+
+
+def test_the_stricter_limit_holds() -> None:
+    keeping = UpstreamSettings(max_connections=5, max_requests=4)
+    base = state(1)
+    target = msgspec.structs.replace(base.upstreams[0].target, limits=Limits(9, None, 3))
+    limited = msgspec.structs.replace(base.upstreams[0], target=target)
+    table = link(msgspec.structs.replace(base, upstreams=(limited,)), 1, None, 0, keeping)
+    pool = own(table).places[0].lane("web", False).pool
+    assert (pool.max_connections, pool.max_requests, pool.max_pending) == (5, 3, 0)

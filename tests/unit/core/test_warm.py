@@ -7,7 +7,8 @@ from msgspec.structs import replace
 from tests.support.ca import Authority
 from tests.support.worker import local_service, snapshot, upstream
 
-from fleetmesh.core.table import Table, TargetEntry, link
+from fleetmesh.core.table import Table, link
+from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.warm import cold
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Protocol

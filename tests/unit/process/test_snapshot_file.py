@@ -14,7 +14,19 @@ from tests.support.worker import local_service, snapshot, upstream
 
 from fleetmesh.edge.admin import without_keys
 from fleetmesh.model.snapshot import Leaf, LocalService
-from fleetmesh.model.traffic import Endpoint, FieldMatch, Match, QueryMatch, Route, Target, Upstream
+from fleetmesh.model.traffic import (
+    Balancing,
+    Endpoint,
+    FieldMatch,
+    HashPolicy,
+    Limits,
+    Match,
+    QueryMatch,
+    Route,
+    Split,
+    Target,
+    Upstream,
+)
 from fleetmesh.process.snapshot_file import ListenerEntry, Plan, SnapshotFile, exported, load
 
 Edit = Callable[[dict[str, Any]], object]
@@ -134,6 +146,16 @@ def test_settings_of_workers(document: dict[str, Any], tmp_path: Path) -> None:
             lambda d: routes(d)[0]["target"].update(id="api.default.dc1"),
             "upstreams[0].routes[0].target.id: another target of this upstream is api.default.dc1",
         ),
+        (
+            lambda d: d["upstreams"][0].update(
+                splits=[{"weight": 9999, "target": d["upstreams"][0]["target"]}]
+            ),
+            "upstreams[0].splits: the weights make 9999. Let them make 10000",
+        ),
+        (
+            lambda d: d["upstreams"][0]["target"].update(failover=["other"]),
+            "upstreams[0].target.failover[0]: there is no target 'other'. Add it to spares",
+        ),
         (lambda d: d["services"][0].update(port="x"), "services[0].port: Expected `int`"),
         (lambda d: d["services"][0].update(mode="open"), "services[0].mode: Invalid enum value"),
         (lambda d: d.update(listeners={}), "listeners: Expected `array`"),
@@ -237,6 +259,7 @@ def test_the_reference_is_right(tmp_path: Path, authority: Authority) -> None:
     assert isinstance(plan, Plan), plan
     msgspec.json.decode(text.split("```json\n")[2].split("```")[0], type=Route)
     values = (LocalService, Leaf, Upstream, Target, Endpoint, Route, Match, FieldMatch, QueryMatch)
-    kinds = (SnapshotFile, *values, ListenerEntry)
+    shares = (Split, Balancing, HashPolicy, Limits)
+    kinds = (SnapshotFile, *values, *shares, ListenerEntry)
     keys = {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
     assert {key for key in keys if f"`{key}`" not in text} == set()
