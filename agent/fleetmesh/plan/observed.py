@@ -8,7 +8,8 @@ from typing import TypeVar
 import msgspec
 
 from fleetmesh.plan.answers import Chain, Instance, IntentionEntry, LeafAnswer, Roots
-from fleetmesh.plan.chain import InstanceQuery, resolve
+from fleetmesh.plan.chain import InstanceQuery, queries
+from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
 from fleetmesh.settings import Settings
 
 SIDECAR_SUFFIX = "-sidecar-proxy"
@@ -32,6 +33,8 @@ class Observed(msgspec.Struct, frozen=True):
     leaves: dict[str, LeafAnswer] = {}
     chains: dict[str, Chain] = {}
     instances: dict[InstanceQuery, tuple[Instance, ...]] = {}
+    service_defaults: tuple[ServiceDefaults, ...] = ()
+    proxy_defaults: tuple[ProxyDefaults, ...] = ()
 
 
 class WatchRoots(msgspec.Struct, frozen=True):
@@ -46,6 +49,14 @@ class WatchCatalog(msgspec.Struct, frozen=True):
     """The names of all services."""
 
 
+class WatchServiceDefaults(msgspec.Struct, frozen=True):
+    """All service-defaults that may be read."""
+
+
+class WatchProxyDefaults(msgspec.Struct, frozen=True):
+    """The defaults of all proxies."""
+
+
 class WatchLeaf(msgspec.Struct, frozen=True):
     service: str
 
@@ -58,7 +69,16 @@ class WatchInstances(msgspec.Struct, frozen=True):
     query: InstanceQuery
 
 
-Watch = WatchRoots | WatchIntentions | WatchCatalog | WatchLeaf | WatchChain | WatchInstances
+Watch = (
+    WatchRoots
+    | WatchIntentions
+    | WatchCatalog
+    | WatchServiceDefaults
+    | WatchProxyDefaults
+    | WatchLeaf
+    | WatchChain
+    | WatchInstances
+)
 
 
 def wanted_watches(settings: Settings, observed: Observed) -> frozenset[Watch]:
@@ -69,6 +89,7 @@ def wanted_watches(settings: Settings, observed: Observed) -> frozenset[Watch]:
     """
     local = {service.name for service in settings.services}
     watches: set[Watch] = {WatchRoots(), WatchIntentions(), WatchCatalog()}
+    watches |= {WatchServiceDefaults(), WatchProxyDefaults()}
     watches.update(WatchLeaf(name) for name in local)
     watches.update(WatchChain(name) for name in local)
     for name in callable_services(observed.catalog or ()):
@@ -76,7 +97,7 @@ def wanted_watches(settings: Settings, observed: Observed) -> frozenset[Watch]:
         if observed.instances.get(InstanceQuery(name)):
             watches.add(WatchChain(name))
             if (chain := observed.chains.get(name)) is not None:
-                watches.add(WatchInstances(resolve(chain, observed.datacenter).query))
+                watches.update(map(WatchInstances, queries(chain, observed.datacenter)))
     return frozenset(watches)
 
 
