@@ -191,6 +191,12 @@ def _upstream(
     )
     if waiting and (kept := _kept_upstream(chain.service, trust_domain, previous)) is not None:
         return kept, warnings
+    for resolution in found.values():
+        if (reason := observed.refusals.get(resolution.query)) is not None:
+            place = f"service-resolver/{resolution.service}"
+            if resolution.subset:
+                place += f": Subsets[{resolution.subset}]"
+            warnings.append(Problem(place, f"Consul does not tell its instances: {reason}"))
     calls, more = defaults.calls(chain.service)
     warnings.extend(more)
     targets = {
@@ -206,8 +212,8 @@ def _upstream(
     )
     route = routing(chain, targets, _target(closed, (), trust_domain, calls))
     warnings.extend(route.problems)
-    resolution = found.get(route.default.target.id)
-    instances = observed.instances.get(resolution.query, ()) if resolution is not None else ()
+    own = found.get(route.default.target.id)
+    instances = observed.instances.get(own.query, ()) if own is not None else ()
     protocol = _protocol(chain, instances)
     if chain.protocol not in {"", "tcp", "http"}:
         warnings.append(_carried_as_tcp(chain, bool(route.routes or route.default.splits)))

@@ -21,7 +21,8 @@ V = TypeVar("V")
 class Observed(msgspec.Struct, frozen=True):
     """None or an absent key means that Consul has not answered yet; empty means that it has.
 
-    `default_allow` is Consul's decision on a pair of services that no intention names.
+    `default_allow` is Consul's decision on a pair of services that no intention names; `refusals`
+    are the queries that Consul will not answer, with its reasons.
     """
 
     datacenter: str = ""
@@ -33,6 +34,7 @@ class Observed(msgspec.Struct, frozen=True):
     leaves: dict[str, LeafAnswer] = {}
     chains: dict[str, Chain] = {}
     instances: dict[InstanceQuery, tuple[Instance, ...]] = {}
+    refusals: dict[InstanceQuery, str] = {}
     service_defaults: tuple[ServiceDefaults, ...] = ()
     proxy_defaults: tuple[ProxyDefaults, ...] = ()
 
@@ -117,7 +119,11 @@ def forget(observed: Observed, watch: Watch) -> Observed:
         case WatchChain(service):
             return msgspec.structs.replace(observed, chains=_without(observed.chains, service))
         case WatchInstances(query):
-            return msgspec.structs.replace(observed, instances=_without(observed.instances, query))
+            return msgspec.structs.replace(
+                observed,
+                instances=_without(observed.instances, query),
+                refusals=_without(observed.refusals, query),
+            )
         case _:
             return observed
 

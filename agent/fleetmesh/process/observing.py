@@ -212,9 +212,16 @@ class Observer:
         self._fold(replace(self.observed, chains=chains, datacenter=datacenter))
 
     async def _instances(self, query: InstanceQuery, answer: Answer[tuple[Instance, ...]]) -> None:
-        await self._believe(self.observed.instances.get(query), answer.value)
-        instances = {**self.observed.instances, query: answer.value}
-        self._fold(replace(self.observed, instances=instances))
+        """What Consul refuses to answer leaves things as they were known."""
+        known = self.observed.instances.get(query)
+        value = (known or ()) if answer.refusal else answer.value
+        refusals = {q: why for q, why in self.observed.refusals.items() if q != query}
+        if answer.refusal:
+            refusals[query] = answer.refusal
+        else:
+            await self._believe(known, value)
+        instances = {**self.observed.instances, query: value}
+        self._fold(replace(self.observed, instances=instances, refusals=refusals))
 
     async def _believe(self, before: tuple[object, ...] | None, after: tuple[object, ...]) -> None:
         """Raises ConsulError when a list came back empty because our token lost its rights:

@@ -273,6 +273,18 @@ def test_changed_chain_waits_for_its_instances() -> None:
     assert [endpoint.address for endpoint in now.target.endpoints] == ["10.0.0.3"]
 
 
+def test_instances_that_consul_refuses_to_tell_are_a_problem_of_the_subset() -> None:
+    query = InstanceQuery("api", "", "v2")
+    seen = observed(instance(), chains={"api": chain("api", **subset("v2"))})
+    seen = replace(
+        seen, instances={**seen.instances, query: ()}, refusals={query: "500 is not valid"}
+    )
+    (warning,) = compiled(seen).warnings
+    assert warning.path == "service-resolver/api: Subsets[v2]"
+    assert "500 is not valid" in warning.rule
+    assert api(seen).target.endpoints == ()
+
+
 def test_another_datacenters_silence_holds_no_change_up() -> None:
     before = compiled(observed(instance())).snapshot
     seen = observed(instance(), chains={"api": chain("api", Datacenter="dc2")})
