@@ -142,6 +142,23 @@ async def test_defaults_are_listed_and_block(
     assert everywhere.config == {"a": {"b": 1}}
 
 
+@pytest.mark.parametrize("status", [403, 404])
+async def test_defaults_that_may_not_be_read_are_none(
+    client: ConsulClient, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Any other error stays one."""
+    refusals = [ConsulError("not that", status), ConsulError("broken", 500)]
+
+    async def refuse(*_args: object) -> None:
+        raise refusals.pop(0)
+
+    monkeypatch.setattr(client, "_list", refuse)
+    answer = await client.service_defaults()
+    assert (answer.value, answer.refusal) == ((), "not that")
+    with pytest.raises(ConsulError, match="broken"):
+        await client.proxy_defaults()
+
+
 async def test_nobody_listening_is_an_error_without_status() -> None:
     client = ConsulClient(f"http://127.0.0.1:{free_ports(1)[0]}")
     with pytest.raises(ConsulError) as unreachable:
