@@ -24,8 +24,9 @@ from fleetmesh.plan.answers import (
     Roots,
     seconds,
 )
-from fleetmesh.plan.chain import InstanceQuery, resolve
+from fleetmesh.plan.chain import InstanceQuery, resolutions
 from fleetmesh.plan.compile import Compiled, compile_snapshot
+from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
 from fleetmesh.plan.intentions import readable
 from fleetmesh.plan.observed import Observed
 from fleetmesh.settings import ServiceSettings, Settings
@@ -50,6 +51,8 @@ DECODED: tuple[tuple[str, Any], ...] = (
     (r"/v1/connect/intentions/check.*", dict[str, bool]),
     (r"/v1/catalog/services", CatalogServices),
     (r"/v1/discovery-chain/[^?]+(\?.*)?", ChainAnswer),
+    (r"/v1/config/service-defaults", tuple[ServiceDefaults, ...]),
+    (r"/v1/config/proxy-defaults", tuple[ProxyDefaults, ...]),
     (r"/v1/health/(connect|ingress)/.+", tuple[Instance, ...] | None),
 )
 
@@ -102,19 +105,13 @@ def test_leaf_names_its_identity(version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_default_chain_leads_to_the_service_itself(version: str) -> None:
     chain = decoded(version, "discovery-chain-cart", ChainAnswer).chain
-    resolution = resolve(chain, "dc1")
+    found, problems = resolutions(chain, "dc1")
+    (resolution,) = found.values()
     assert resolution.query == InstanceQuery("cart")
     assert resolution.connect_timeout == 5.0
     assert resolution.sni.startswith("cart.default.dc1.internal.")
     assert chain.protocol == "http"
-    assert resolution.warnings == ()
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_routed_chain_uses_every_instance_and_says_so(version: str) -> None:
-    resolution = resolve(decoded(version, "discovery-chain-api", ChainAnswer).chain, "dc1")
-    assert resolution.query == InstanceQuery("api")
-    assert [str(w.path) for w in resolution.warnings] == ["service-router/api"]
+    assert problems == []
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -157,7 +154,16 @@ def test_recorded_answers_compile(version: str) -> None:
         instances={
             InstanceQuery(name): decoded(version, f"health-connect-{name}", tuple[Instance, ...])
             for name in ("api", "orders")
-        },
+        }
+        | {
+            InstanceQuery("api", "", f'Service.Meta.version == "{subset}"'): tuple(
+                instance
+                for instance in decoded(version, "health-connect-api", tuple[Instance, ...])
+                if (instance.service.meta or {}).get("version") == subset
+            )
+            for subset in ("v1", "v2")
+        }
+        | {InstanceQuery("cart"): ()},
     )
     settings = Settings(address="10.77.0.12", services=(ServiceSettings(name="api", port=8000),))
     compiled = compile_snapshot(settings, observed)
@@ -167,8 +173,10 @@ def test_recorded_answers_compile(version: str) -> None:
     api = upstreams["api"]
     assert api.protocol is Protocol.HTTP
     assert {("10.77.0.12", 8000), ("10.77.0.13", 8000)} <= set(api.destinations)
-    assert len(api.target.endpoints) == 2
-    assert {e.health for e in api.target.endpoints} == {Health.CRITICAL}
-    assert {e.meta["version"] for e in api.target.endpoints} == {"v1", "v2"}
+    assert [split.weight for split in api.splits] == [9950, 50]
+    for split in api.splits:
+        (endpoint,) = split.target.endpoints
+        assert endpoint.health is Health.CRITICAL
+        assert endpoint.meta["version"] == split.target.subset
     assert compiled.snapshot.services[0].protocol is Protocol.HTTP
     assert compiled.snapshot.services[0].leaf is not None

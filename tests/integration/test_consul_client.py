@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support.consul import ConsulServer, free_ports
 
+from fleetmesh.edge import consul
 from fleetmesh.edge.consul import ConsulClient, ConsulError, read_token
 from fleetmesh.plan.chain import InstanceQuery
 
@@ -94,9 +95,68 @@ async def test_default_policy_is_probed_on_a_server_that_does_not_tell(
     assert await client.intention_allowed("nobody", "nothing") is True
 
 
-async def test_bad_filter_is_an_error_with_consuls_words(client: ConsulClient) -> None:
-    with pytest.raises(ConsulError, match="expression evaluator"):
-        await client.instances(InstanceQuery("api", "", "=== nonsense"))
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        (InstanceQuery("api", "", "=== nonsense"), "expression evaluator"),
+        (InstanceQuery("api", "", "Service.Bogus == x"), "is not valid"),
+        (InstanceQuery("api", "elsewhere"), "No path to datacenter"),
+    ],
+)
+async def test_query_that_consul_refuses_is_answered_with_its_words(
+    client: ConsulClient, query: InstanceQuery, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and not asked again before a pause."""
+    monkeypatch.setattr(consul, "REFUSED_PAUSE", 0.3)
+    first = await client.instances(query)
+    assert (first.value, first.index) == ((), 1)
+    assert words in first.refusal
+    began = time.monotonic()
+    assert await client.instances(query, first.index) == first
+    assert time.monotonic() - began >= 0.3
+
+
+async def test_mesh_gateways_are_found_by_their_kind(client: ConsulClient) -> None:
+    query = InstanceQuery("mesh-gateway", gateway=True)
+    await client.register({"ID": "impostor", "Name": "mesh-gateway", "Port": 1})
+    await client.register(
+        {"ID": "gateway", "Name": "mesh-gateway", "Kind": "mesh-gateway", "Port": 8443}
+    )
+    assert [one.service.id for one in (await client.instances(query)).value] == ["gateway"]
+    await client.deregister("gateway")
+    await client.deregister("impostor")
+
+
+async def test_defaults_are_listed_and_block(
+    client: ConsulClient, consul_server: ConsulServer
+) -> None:
+    before = await client.service_defaults()
+    assert (before.value, (await client.proxy_defaults()).value) == ((), ())
+    blocked = asyncio.ensure_future(client.service_defaults(before.index))
+    consul_server.put(
+        "/v1/config", {"Kind": "proxy-defaults", "Name": "global", "Config": {"a": {"b": 1}}}
+    )
+    consul_server.put("/v1/config", {"Kind": "service-defaults", "Name": "api", "Protocol": "http"})
+    assert [one.name for one in (await asyncio.wait_for(blocked, 5)).value] == ["api"]
+    (everywhere,) = (await client.proxy_defaults()).value
+    assert everywhere.config == {"a": {"b": 1}}
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_defaults_that_may_not_be_read_are_none(
+    client: ConsulClient, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """Any other error stays one."""
+    refusals = [ConsulError("not that", status), ConsulError("broken", 500)]
+
+    async def refuse(*_args: object) -> None:
+        raise refusals.pop(0)
+
+    monkeypatch.setattr(client, "_list", refuse)
+    answer = await client.service_defaults()
+    assert (answer.value, answer.refusal) == ((), "not that")
+    with pytest.raises(ConsulError, match="broken"):
+        await client.proxy_defaults()
 
 
 async def test_nobody_listening_is_an_error_without_status() -> None:

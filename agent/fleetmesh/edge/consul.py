@@ -7,6 +7,7 @@ they know neither `index` on certificates nor `cached`, nor the whole body of a 
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ from fleetmesh.plan.answers import (
     Roots,
 )
 from fleetmesh.plan.chain import InstanceQuery
+from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
 
 T = TypeVar("T")
 Params = list[tuple[str, str]]
@@ -37,6 +39,10 @@ REQUEST_TIMEOUT = 10.0
 WAIT = 300
 """Seconds that a blocking query is held; Consul adds up to a sixteenth of jitter."""
 ANSWER_MARGIN = 30.0
+REFUSALS = ("boolean expression", "No path to datacenter")
+"""In the answer to a query whose filter is wrong, or whose datacenter is not joined."""
+REFUSED_PAUSE = 30.0
+"""Seconds until what may not be read, or is not known to the server, is asked for again."""
 MAX_CONNECTIONS = 1500
 """Held at once, one per blocking query; the agent's http_max_conns_per_client must allow it."""
 DEFAULT_POLICY_HEADER = "X-Consul-Default-Acl-Policy"
@@ -59,6 +65,8 @@ class Answer(msgspec.Struct, Generic[T], frozen=True):
     value: T
     index: int
     default_allow: bool | None = None
+    refusal: str = ""
+    """Why there is no value: Consul is well, and will not answer this. `value` is empty then."""
 
 
 class ConsulClient:
@@ -159,7 +167,32 @@ class ConsulClient:
         if query.filter:
             params.append(("filter", query.filter))
         path = f"/v1/health/connect/{query.service}"
-        return await self._list(path, tuple[Instance, ...], index, params)
+        if query.gateway:
+            path = f"/v1/health/service/{query.service}"
+            params.append(("filter", 'Service.Kind == "mesh-gateway"'))
+        try:
+            return await self._list(path, tuple[Instance, ...], index, params)
+        except ConsulError as error:
+            if not any(refusal in str(error) for refusal in REFUSALS):
+                raise
+            return await _refused(index, str(error))
+
+    async def service_defaults(self, index: int = 0) -> Answer[tuple[ServiceDefaults, ...]]:
+        return await self._entries("service-defaults", tuple[ServiceDefaults, ...], index)
+
+    async def proxy_defaults(self, index: int = 0) -> Answer[tuple[ProxyDefaults, ...]]:
+        return await self._entries("proxy-defaults", tuple[ProxyDefaults, ...], index)
+
+    async def _entries(
+        self, kind: str, type_: type[tuple[T, ...]], index: int
+    ) -> Answer[tuple[T, ...]]:
+        """All config entries of a kind; none where the server refuses them (403, 404)."""
+        try:
+            return await self._list(f"/v1/config/{kind}", type_, index)
+        except ConsulError as error:
+            if error.status not in {403, 404}:
+                raise
+            return await _refused(index, str(error))
 
     async def _list(
         self, path: str, kind: type[tuple[T, ...]], index: int, params: Params | None = None
@@ -212,6 +245,13 @@ def read_token(token_file: str | None) -> str | None:
         return Path(token_file).read_text(encoding="utf-8").strip() or None
     except OSError as error:
         raise ConsulError(f"token_file: {error}") from error
+
+
+async def _refused(index: int, reason: str) -> Answer[tuple[T, ...]]:
+    """Told at once the first time; then Consul is not asked again before a pause is over."""
+    if index:
+        await asyncio.sleep(REFUSED_PAUSE)
+    return Answer((), 1, refusal=reason)
 
 
 def _raw(response: Response) -> Response:

@@ -40,6 +40,8 @@ class LocalService(msgspec.Struct, frozen=True):
     `address`/`port` is where the application listens, `intentions` are those for which it is the
     destination, highest precedence first. `leaf` is None until Consul has signed one: such a
     service refuses and sends nothing. `upstreams` are the services that it is known to call.
+    `connect_timeout` and `request_timeout` (None: no limit) are the application's, in seconds;
+    `max_connections` is how many peers may hold to it, 0 without a limit.
     """
 
     name: str
@@ -52,6 +54,9 @@ class LocalService(msgspec.Struct, frozen=True):
     intentions: tuple[Intention, ...] = ()
     leaf: Leaf | None = None
     upstreams: tuple[str, ...] = ()
+    connect_timeout: float = 5.0
+    request_timeout: float | None = None
+    max_connections: int = 0
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -13,6 +13,9 @@ from typing import Any
 import msgspec
 from msgspec import field
 
+from fleetmesh.plan.chain_answer import Chain as Chain
+from fleetmesh.plan.chain_answer import ChainAnswer as ChainAnswer
+
 
 class Root(msgspec.Struct, frozen=True):
     cert: str = field(name="RootCert")
@@ -108,56 +111,6 @@ class Instance(msgspec.Struct, frozen=True):
     checks: list[Check] | None = field(name="Checks", default=None)
 
 
-class Subset(msgspec.Struct, frozen=True):
-    filter: str = field(name="Filter", default="")
-    only_passing: bool = field(name="OnlyPassing", default=False)
-
-
-class ChainTarget(msgspec.Struct, frozen=True):
-    id: str = field(name="ID")
-    service: str = field(name="Service")
-    datacenter: str = field(name="Datacenter")
-    subset_name: str = field(name="ServiceSubset", default="")
-    subset: Subset = field(name="Subset", default=Subset())
-    sni: str = field(name="SNI", default="")
-
-
-class Failover(msgspec.Struct, frozen=True):
-    targets: list[str] | None = field(name="Targets", default=None)
-
-
-class Resolver(msgspec.Struct, frozen=True):
-    """Durations are Go strings or nanoseconds, by version and by field."""
-
-    target: str = field(name="Target")
-    default: bool = field(name="Default", default=False)
-    connect_timeout: str | int = field(name="ConnectTimeout", default="5s")
-    failover: Failover | None = field(name="Failover", default=None)
-
-
-class ChainNode(msgspec.Struct, frozen=True):
-    type: str = field(name="Type")
-    name: str = field(name="Name", default="")
-    resolver: Resolver | None = field(name="Resolver", default=None)
-
-
-class Chain(msgspec.Struct, frozen=True):
-    """A compiled discovery chain. Keys of nodes and targets are opaque."""
-
-    service: str = field(name="ServiceName")
-    datacenter: str = field(name="Datacenter")
-    start: str = field(name="StartNode")
-    protocol: str = field(name="Protocol", default="tcp")
-    nodes: dict[str, ChainNode] = field(name="Nodes", default={})
-    targets: dict[str, ChainTarget] = field(name="Targets", default={})
-
-
-class ChainAnswer(msgspec.Struct, frozen=True):
-    """`/v1/discovery-chain/<service>`."""
-
-    chain: Chain = field(name="Chain")
-
-
 class AgentConfig(msgspec.Struct, frozen=True):
     datacenter: str = field(name="Datacenter", default="")
     node: str = field(name="NodeName", default="")
@@ -181,9 +134,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 def seconds(duration: str | int) -> float:
     """A Go duration (`"1m30s"`, or nanoseconds as a number) in seconds; 0.0 for what is none.
 
-    >>> seconds("1m30s"), seconds("250ms"), seconds(3_000_000_000), seconds("")
-    (90.0, 0.25, 3.0, 0.0)
+    >>> seconds("1m30s"), seconds("-250ms"), seconds(3_000_000_000), seconds("")
+    (90.0, -0.25, 3.0, 0.0)
     """
     if isinstance(duration, int):
         return duration / 1e9
-    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(duration))
+    value = sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(duration))
+    return -value if duration.startswith("-") else value

@@ -12,10 +12,12 @@ from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Protocol, Target, Upstream
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
-from fleetmesh.plan.chain import InstanceQuery, Resolution, resolve
+from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
+from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.intentions import for_destination, readable
 from fleetmesh.plan.observed import Observed, callable_services
 from fleetmesh.plan.registration import declared_meta, declares_auto
+from fleetmesh.plan.routing import routing
 from fleetmesh.settings import ServiceSettings, Settings
 
 NODE_CHECK = "serfHealth"
@@ -46,7 +48,9 @@ def compile_snapshot(
     if roots is None or problems:
         return problems
     intentions, warnings = readable(observed.intentions or ())
-    upstreams, more = _upstreams(observed, roots.trust_domain)
+    local = (service.name for service in settings.services)
+    defaults = Defaults(observed.service_defaults, observed.proxy_defaults, local)
+    upstreams, more = _upstreams(observed, defaults, roots.trust_domain, previous)
     return Compiled(
         Snapshot(
             trust_domain=roots.trust_domain.lower(),
@@ -54,14 +58,14 @@ def compile_snapshot(
             node=observed.node,
             roots=tuple(root.cert for root in roots.roots or ()),
             services=tuple(
-                _local(service, observed, roots.trust_domain, intentions, previous)
+                _local(service, observed, defaults, intentions, previous)
                 for service in sorted(settings.services, key=lambda service: service.name)
             ),
             upstreams=upstreams,
             default_allow=bool(observed.default_allow),
             mesh_destinations_only=settings.mesh_destinations_only,
         ),
-        (*warnings, *more),
+        (*warnings, *defaults.problems(), *more),
     )
 
 
@@ -87,12 +91,14 @@ def _missing(observed: Observed) -> list[Problem]:
 def _local(
     service: ServiceSettings,
     observed: Observed,
-    trust_domain: str,
+    defaults: Defaults,
     intentions: tuple[Intention, ...],
     previous: Snapshot | None,
 ) -> LocalService:
     chain = observed.chains.get(service.name)
+    trust_domain = observed.roots.trust_domain if observed.roots else ""
     identity = SpiffeId(trust_domain.lower(), observed.datacenter, service.name)
+    local = defaults.local(service.name)
     answer = observed.leaves.get(service.name)
     return LocalService(
         name=service.name,
@@ -105,6 +111,9 @@ def _local(
         intentions=for_destination(service.name, intentions),
         leaf=_leaf(answer) if answer else _kept_leaf(identity, previous),
         upstreams=service.upstreams,
+        connect_timeout=local.connect_timeout,
+        request_timeout=local.request_timeout,
+        max_connections=local.max_connections,
     )
 
 
@@ -137,7 +146,7 @@ def _protocol(chain: Chain | None, instances: tuple[Instance, ...] = ()) -> Prot
 
 
 def _upstreams(
-    observed: Observed, trust_domain: str
+    observed: Observed, defaults: Defaults, trust_domain: str, previous: Snapshot | None
 ) -> tuple[tuple[Upstream, ...], tuple[Problem, ...]]:
     upstreams: list[Upstream] = []
     warnings: list[Problem] = []
@@ -147,11 +156,6 @@ def _upstreams(
         chain = observed.chains.get(name)
         if not own or chain is None:
             continue
-        resolution = resolve(chain, observed.datacenter)
-        instances = observed.instances.get(resolution.query)
-        if instances is None:  # its watch has only begun: better the service's own than none
-            instances = own if resolution.service == name else ()
-        warnings.extend(resolution.warnings)
         destinations = _destinations(own)
         for destination in destinations:
             owner = owners.setdefault(destination, name)
@@ -164,25 +168,95 @@ def _upstreams(
                         "give the two services different ports or addresses",
                     )
                 )
-        upstreams.append(
-            Upstream(
-                service=name,
-                protocol=_protocol(chain, instances),
-                target=_target(resolution, instances, trust_domain),
-                destinations=tuple(d for d in destinations if owners[d] == name),
-            )
-        )
-    return tuple(upstreams), tuple(warnings)
+        upstream, found = _upstream(chain, observed, defaults, trust_domain, previous)
+        warnings.extend(found)
+        owned = tuple(d for d in destinations if owners[d] == name)
+        upstreams.append(replace(upstream, destinations=owned))
+    return tuple(upstreams), tuple(dict.fromkeys(warnings))
 
 
-def _target(resolution: Resolution, instances: tuple[Instance, ...], trust_domain: str) -> Target:
+def _upstream(
+    chain: Chain,
+    observed: Observed,
+    defaults: Defaults,
+    trust_domain: str,
+    previous: Snapshot | None,
+) -> tuple[Upstream, list[Problem]]:
+    """A chain that leads to instances of this datacenter that Consul has not told yet waits: until
+    then the upstream of `previous` serves, else those targets have no endpoint."""
+    found, warnings = resolutions(chain, observed.datacenter)
+    waiting = any(
+        not resolution.wide and resolution.query not in observed.instances
+        for resolution in found.values()
+    )
+    if waiting and (kept := _kept_upstream(chain.service, trust_domain, previous)) is not None:
+        return kept, warnings
+    for resolution in found.values():
+        if (reason := observed.refusals.get(resolution.query)) is not None:
+            place = f"service-resolver/{resolution.service}"
+            if resolution.subset:
+                place += f": Subsets[{resolution.subset}]"
+            warnings.append(Problem(place, f"Consul does not tell its instances: {reason}"))
+    calls, more = defaults.calls(chain.service)
+    warnings.extend(more)
+    targets = {
+        key: _target(resolution, observed.instances.get(resolution.query, ()), trust_domain, calls)
+        for key, resolution in found.items()
+    }
+    closed = Resolution(
+        target_id=f"no route: {chain.service}",
+        service=chain.service,
+        datacenter=chain.datacenter,
+        sni="",
+        query=InstanceQuery(chain.service),
+    )
+    route = routing(chain, targets, _target(closed, (), trust_domain, calls))
+    warnings.extend(route.problems)
+    own = found.get(route.default.target.id)
+    instances = observed.instances.get(own.query, ()) if own is not None else ()
+    protocol = _protocol(chain, instances)
+    if chain.protocol not in {"", "tcp", "http"}:
+        warnings.append(_carried_as_tcp(chain, bool(route.routes or route.default.splits)))
+    upstream = Upstream(
+        service=chain.service,
+        protocol=protocol,
+        target=route.default.target,
+        routes=route.routes,
+        splits=route.default.splits,
+        timeout=route.default.timeout,
+    )
+    reached = {target.id for target in upstream.targets()}
+    spares = tuple(targets[key] for key in sorted(targets) if key not in reached)
+    return replace(upstream, spares=spares), warnings
+
+
+def _kept_upstream(service: str, trust_domain: str, previous: Snapshot | None) -> Upstream | None:
+    if previous is None or previous.trust_domain != trust_domain.lower():
+        return None
+    return next((u for u in previous.upstreams if u.service == service), None)
+
+
+def _carried_as_tcp(chain: Chain, routed: bool) -> Problem:
+    lost = ", without its routes and splits" if routed else ""
+    return Problem(
+        f"service-defaults/{chain.service}: Protocol",
+        f"{chain.protocol} is carried as tcp{lost}",
+    )
+
+
+def _target(
+    resolution: Resolution, instances: tuple[Instance, ...], trust_domain: str, calls: Calls
+) -> Target:
     service, datacenter = resolution.service, resolution.datacenter
-    endpoints = [_endpoint(instance, resolution.only_passing) for instance in instances]
+    endpoints = [
+        _endpoint(instance, resolution.only_passing, resolution.wide) for instance in instances
+    ]
     if all(endpoint.health is Health.CRITICAL for endpoint in endpoints):
         endpoints = [
             replace(endpoint, health=Health.WARNING) if _only_node_is_silent(instance) else endpoint
             for instance, endpoint in zip(instances, endpoints, strict=True)
         ]
+    timeout = calls.connect_timeout
     return Target(
         id=resolution.target_id,
         service=service,
@@ -190,7 +264,11 @@ def _target(resolution: Resolution, instances: tuple[Instance, ...], trust_domai
         sni=resolution.sni or f"{service}.default.{datacenter}.internal.{trust_domain}",
         spiffe_id=SpiffeId(trust_domain.lower(), datacenter, service),
         endpoints=tuple(sorted(endpoints, key=lambda endpoint: endpoint.id)),
-        connect_timeout=resolution.connect_timeout,
+        connect_timeout=resolution.connect_timeout if timeout is None else timeout,
+        subset=resolution.subset,
+        failover=resolution.failover,
+        balancing=resolution.balancing,
+        limits=calls.limits,
     )
 
 
@@ -201,7 +279,7 @@ def _only_node_is_silent(instance: Instance) -> bool:
     return critical == {NODE_CHECK}
 
 
-def _endpoint(instance: Instance, only_passing: bool) -> Endpoint:
+def _endpoint(instance: Instance, only_passing: bool, wide: bool) -> Endpoint:
     """Critical, too, when the weight for its health is below one: it gets no traffic."""
     node, service = instance.node, instance.service
     statuses = {check.status for check in instance.checks or ()}
@@ -213,16 +291,26 @@ def _endpoint(instance: Instance, only_passing: bool) -> Endpoint:
     if weight < 1 or (only_passing and health is Health.WARNING):
         health = Health.CRITICAL
     tagged = service.tagged_addresses or {}
+    address, port = _wide_address(instance) if wide else (service.address or node.address, 0)
     address6 = tagged["lan_ipv6"].address if "lan_ipv6" in tagged else None
     return Endpoint(
         id=f"{node.name}/{service.id}",
-        address=service.address or node.address,
-        port=service.port,
-        address6=address6 or None,
+        address=address,
+        port=port or service.port,
+        address6=None if wide else address6 or None,
         weight=min(max(weight, 1), MAX_WEIGHT),
         health=health,
         meta=declared_meta(service.meta or {}),
     )
+
+
+def _wide_address(instance: Instance) -> tuple[str, int]:
+    """Where other datacenters reach an instance; port 0 is its usual one."""
+    node, service = instance.node, instance.service
+    tagged = (service.tagged_addresses or {}).get("wan")
+    if tagged is not None and tagged.address:
+        return tagged.address, tagged.port
+    return service.address or (node.tagged_addresses or {}).get("wan") or node.address, 0
 
 
 def _destinations(instances: tuple[Instance, ...]) -> tuple[Destination, ...]:

@@ -8,7 +8,8 @@ from typing import TypeVar
 import msgspec
 
 from fleetmesh.plan.answers import Chain, Instance, IntentionEntry, LeafAnswer, Roots
-from fleetmesh.plan.chain import InstanceQuery, resolve
+from fleetmesh.plan.chain import InstanceQuery, queries
+from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
 from fleetmesh.settings import Settings
 
 SIDECAR_SUFFIX = "-sidecar-proxy"
@@ -20,7 +21,8 @@ V = TypeVar("V")
 class Observed(msgspec.Struct, frozen=True):
     """None or an absent key means that Consul has not answered yet; empty means that it has.
 
-    `default_allow` is Consul's decision on a pair of services that no intention names.
+    `default_allow` is Consul's decision on a pair of services that no intention names; `refusals`
+    are the queries that Consul will not answer, with its reasons.
     """
 
     datacenter: str = ""
@@ -32,6 +34,9 @@ class Observed(msgspec.Struct, frozen=True):
     leaves: dict[str, LeafAnswer] = {}
     chains: dict[str, Chain] = {}
     instances: dict[InstanceQuery, tuple[Instance, ...]] = {}
+    refusals: dict[InstanceQuery, str] = {}
+    service_defaults: tuple[ServiceDefaults, ...] = ()
+    proxy_defaults: tuple[ProxyDefaults, ...] = ()
 
 
 class WatchRoots(msgspec.Struct, frozen=True):
@@ -46,6 +51,14 @@ class WatchCatalog(msgspec.Struct, frozen=True):
     """The names of all services."""
 
 
+class WatchServiceDefaults(msgspec.Struct, frozen=True):
+    """All service-defaults that may be read."""
+
+
+class WatchProxyDefaults(msgspec.Struct, frozen=True):
+    """The defaults of all proxies."""
+
+
 class WatchLeaf(msgspec.Struct, frozen=True):
     service: str
 
@@ -58,7 +71,16 @@ class WatchInstances(msgspec.Struct, frozen=True):
     query: InstanceQuery
 
 
-Watch = WatchRoots | WatchIntentions | WatchCatalog | WatchLeaf | WatchChain | WatchInstances
+Watch = (
+    WatchRoots
+    | WatchIntentions
+    | WatchCatalog
+    | WatchServiceDefaults
+    | WatchProxyDefaults
+    | WatchLeaf
+    | WatchChain
+    | WatchInstances
+)
 
 
 def wanted_watches(settings: Settings, observed: Observed) -> frozenset[Watch]:
@@ -69,6 +91,7 @@ def wanted_watches(settings: Settings, observed: Observed) -> frozenset[Watch]:
     """
     local = {service.name for service in settings.services}
     watches: set[Watch] = {WatchRoots(), WatchIntentions(), WatchCatalog()}
+    watches |= {WatchServiceDefaults(), WatchProxyDefaults()}
     watches.update(WatchLeaf(name) for name in local)
     watches.update(WatchChain(name) for name in local)
     for name in callable_services(observed.catalog or ()):
@@ -76,7 +99,7 @@ def wanted_watches(settings: Settings, observed: Observed) -> frozenset[Watch]:
         if observed.instances.get(InstanceQuery(name)):
             watches.add(WatchChain(name))
             if (chain := observed.chains.get(name)) is not None:
-                watches.add(WatchInstances(resolve(chain, observed.datacenter).query))
+                watches.update(map(WatchInstances, queries(chain, observed.datacenter)))
     return frozenset(watches)
 
 
@@ -96,7 +119,11 @@ def forget(observed: Observed, watch: Watch) -> Observed:
         case WatchChain(service):
             return msgspec.structs.replace(observed, chains=_without(observed.chains, service))
         case WatchInstances(query):
-            return msgspec.structs.replace(observed, instances=_without(observed.instances, query))
+            return msgspec.structs.replace(
+                observed,
+                instances=_without(observed.instances, query),
+                refusals=_without(observed.refusals, query),
+            )
         case _:
             return observed
 

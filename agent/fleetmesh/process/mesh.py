@@ -54,6 +54,7 @@ class Mesh:
         self.front = front
         self.uids = _uids(front.settings)
         self.refused: list[Problem] = []
+        self._logged: frozenset[Problem] = frozenset()
         self.problems: list[Problem] = []
         self.observer = Observer(client, front.settings, self._mark, lambda: self.registrar.nudge())
         self.registrar = Registrar(client, self.observer.contact)
@@ -114,8 +115,20 @@ class Mesh:
                 self.problems = compiled
             else:
                 self.problems = list(compiled.warnings)
+                self._log_new(compiled.warnings)
                 await self._put_in_force(compiled.snapshot, again)
         self._changed()
+
+    def _log_new(self, warnings: tuple[Problem, ...]) -> None:
+        """Each once, for as long as it lasts."""
+        for problem in warnings:
+            if problem not in self._logged:
+                log.warning(
+                    "not honoured: %s",
+                    problem,
+                    extra={"fields": {"event": "not_honoured", "path": problem.path}},
+                )
+        self._logged = frozenset(warnings)
 
     async def _put_in_force(self, snapshot: Snapshot, again: bool = False) -> None:
         self.problems += await self.front.publish(snapshot, again)

@@ -21,6 +21,7 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.plan.answers import CatalogServices, Chain, Instance, IntentionEntry, LeafAnswer
 from fleetmesh.plan.answers import Roots as RootsAnswer
 from fleetmesh.plan.chain import InstanceQuery
+from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
 from fleetmesh.plan.observed import (
     Observed,
     Watch,
@@ -29,7 +30,9 @@ from fleetmesh.plan.observed import (
     WatchInstances,
     WatchIntentions,
     WatchLeaf,
+    WatchProxyDefaults,
     WatchRoots,
+    WatchServiceDefaults,
     forget,
     wanted_watches,
 )
@@ -122,6 +125,10 @@ class Observer:
                 await follow(client.intentions, self._intentions, failed)
             case WatchCatalog():
                 await follow(client.catalog, self._catalog, failed)
+            case WatchServiceDefaults():
+                await follow(client.service_defaults, self._service_defaults, failed)
+            case WatchProxyDefaults():
+                await follow(client.proxy_defaults, self._proxy_defaults, failed)
             case WatchLeaf(service):
                 await follow(lambda index: client.leaf(service, index), self._leaf, failed)
             case WatchChain(service):
@@ -182,6 +189,12 @@ class Observer:
     async def _catalog(self, answer: Answer[CatalogServices]) -> None:
         self._fold(replace(self.observed, catalog=frozenset(answer.value)))
 
+    async def _service_defaults(self, answer: Answer[tuple[ServiceDefaults, ...]]) -> None:
+        self._fold(replace(self.observed, service_defaults=answer.value))
+
+    async def _proxy_defaults(self, answer: Answer[tuple[ProxyDefaults, ...]]) -> None:
+        self._fold(replace(self.observed, proxy_defaults=answer.value))
+
     async def _leaf(self, answer: Answer[LeafAnswer]) -> None:
         leaf = answer.value
         identity = SpiffeId.parse(leaf.uri)
@@ -199,9 +212,16 @@ class Observer:
         self._fold(replace(self.observed, chains=chains, datacenter=datacenter))
 
     async def _instances(self, query: InstanceQuery, answer: Answer[tuple[Instance, ...]]) -> None:
-        await self._believe(self.observed.instances.get(query), answer.value)
-        instances = {**self.observed.instances, query: answer.value}
-        self._fold(replace(self.observed, instances=instances))
+        """What Consul refuses to answer leaves things as they were known."""
+        known = self.observed.instances.get(query)
+        value = (known or ()) if answer.refusal else answer.value
+        refusals = {q: why for q, why in self.observed.refusals.items() if q != query}
+        if answer.refusal:
+            refusals[query] = answer.refusal
+        else:
+            await self._believe(known, value)
+        instances = {**self.observed.instances, query: value}
+        self._fold(replace(self.observed, instances=instances, refusals=refusals))
 
     async def _believe(self, before: tuple[object, ...] | None, after: tuple[object, ...]) -> None:
         """Raises ConsulError when a list came back empty because our token lost its rights:

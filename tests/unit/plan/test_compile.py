@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from tests.support.answers import NOON, TRUST, chain, instance, leaf
 
 from fleetmesh.model.snapshot import Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Protocol, Upstream
+from fleetmesh.model.traffic import Endpoint, Health, Limits, Protocol, Upstream
 from fleetmesh.plan.answers import (
     Check,
     Instance,
@@ -17,6 +17,12 @@ from fleetmesh.plan.answers import (
 )
 from fleetmesh.plan.chain import InstanceQuery
 from fleetmesh.plan.compile import Compiled, compile_snapshot
+from fleetmesh.plan.defaults import (
+    ServiceDefaults,
+    UpstreamConfig,
+    UpstreamDefaults,
+    UpstreamLimits,
+)
 from fleetmesh.plan.observed import Observed
 from fleetmesh.settings import ServiceSettings, Settings
 
@@ -246,6 +252,111 @@ def test_default_subset_asks_with_its_filter_and_only_passing() -> None:
     )
     (only,) = api(seen).target.endpoints
     assert (only.id, only.health) == ("node2/api-sidecar-proxy", Health.CRITICAL)
+
+
+def subset(name: str) -> dict[str, Any]:
+    return {"Subset": {"Filter": name}, "ServiceSubset": name}
+
+
+def test_changed_chain_waits_for_its_instances() -> None:
+    """What served before serves until then; without that there is no endpoint. Nobody else's."""
+    before = compiled(observed(instance())).snapshot
+    seen = observed(instance(number=2), chains={"api": chain("api", **subset("v2"))})
+    (kept,) = compiled(seen, previous=before).snapshot.upstreams
+    assert kept == replace(before.upstreams[0], destinations=(("10.0.0.2", 8000),))
+    assert api(seen).target.endpoints == ()
+    told = replace(
+        seen,
+        instances={**seen.instances, InstanceQuery("api", "", "v2"): (instance(number=3),)},
+    )
+    (now,) = compiled(told, previous=before).snapshot.upstreams
+    assert [endpoint.address for endpoint in now.target.endpoints] == ["10.0.0.3"]
+
+
+def test_instances_that_consul_refuses_to_tell_are_a_problem_of_the_subset() -> None:
+    query = InstanceQuery("api", "", "v2")
+    seen = observed(instance(), chains={"api": chain("api", **subset("v2"))})
+    seen = replace(
+        seen, instances={**seen.instances, query: ()}, refusals={query: "500 is not valid"}
+    )
+    (warning,) = compiled(seen).warnings
+    assert warning.path == "service-resolver/api: Subsets[v2]"
+    assert "500 is not valid" in warning.rule
+    assert api(seen).target.endpoints == ()
+
+
+def test_another_datacenters_silence_holds_no_change_up() -> None:
+    before = compiled(observed(instance())).snapshot
+    seen = observed(instance(), chains={"api": chain("api", Datacenter="dc2")})
+    (upstream,) = compiled(seen, previous=before).snapshot.upstreams
+    assert (upstream.target.datacenter, upstream.target.endpoints) == ("dc2", ())
+
+
+@pytest.mark.parametrize(
+    ("there", "address", "port"),
+    [
+        ({}, "10.0.0.1", 21000),
+        ({"Address": "192.0.2.1"}, "192.0.2.1", 21000),
+        ({"TaggedAddresses": {"wan": {"Address": "203.0.113.9", "Port": 443}}}, "203.0.113.9", 443),
+    ],
+)
+def test_instances_elsewhere_are_reached_by_their_wide_address(
+    there: dict[str, Any], address: str, port: int
+) -> None:
+    seen = observed(
+        chains={"api": chain("api", Datacenter="dc2")},
+        instances={
+            InstanceQuery("api"): (instance(),),
+            InstanceQuery("api", "dc2"): (instance(**there),),
+        },
+    )
+    upstream = api(seen)
+    assert [(e.address, e.port) for e in upstream.target.endpoints] == [(address, port)]
+    assert upstream.target.spiffe_id.datacenter == "dc2"
+
+
+def test_gateways_are_dialled_in_the_targets_name() -> None:
+    """Local ones by their address here; the identity to be proven is the target's."""
+    seen = observed(
+        chains={"api": chain("api", Datacenter="dc2", MeshGateway={"Mode": "local"})},
+        instances={
+            InstanceQuery("api"): (instance(),),
+            InstanceQuery("mesh-gateway", gateway=True): (
+                instance("mesh-gateway", 9, TaggedAddresses={"wan": {"Address": "203.0.113.9"}}),
+            ),
+        },
+    )
+    target = api(seen).target
+    assert [e.address for e in target.endpoints] == ["10.0.0.9"]
+    assert (target.sni, target.spiffe_id.service, target.spiffe_id.datacenter) == (
+        "sni",
+        "api",
+        "dc2",
+    )
+
+
+def test_defaults_reach_local_services_and_calls() -> None:
+    entry = ServiceDefaults(
+        "web",
+        UpstreamConfig(UpstreamDefaults(connect_timeout_ms=1500, limits=UpstreamLimits(7))),
+        local_connect_timeout_ms=2000,
+        local_request_timeout_ms=3000,
+        max_inbound_connections=50,
+        rate_limits={"InstanceLevel": {}},
+    )
+    result = compiled(observed(instance(), service_defaults=(entry,)))
+    (web,) = result.snapshot.services
+    assert (web.connect_timeout, web.request_timeout, web.max_connections) == (2.0, 3.0, 50)
+    (upstream,) = result.snapshot.upstreams
+    assert (upstream.target.connect_timeout, upstream.target.limits) == (1.5, Limits(7))
+    assert [w.path for w in result.warnings] == ["service-defaults/web: RateLimits"]
+
+
+def test_protocol_that_is_carried_as_tcp_is_told() -> None:
+    seen = observed(instance(), chains={"api": chain("api", "grpc"), "web": chain("web")})
+    (warning,) = compiled(seen).warnings
+    assert warning.path == "service-defaults/api: Protocol"
+    assert "grpc" in warning.rule
 
 
 def test_service_without_sidecars_is_no_upstream() -> None:

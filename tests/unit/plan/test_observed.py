@@ -10,14 +10,24 @@ from fleetmesh.plan.observed import (
     WatchInstances,
     WatchIntentions,
     WatchLeaf,
+    WatchProxyDefaults,
     WatchRoots,
+    WatchServiceDefaults,
     forget,
     wanted_watches,
 )
 from fleetmesh.settings import ServiceSettings, Settings
 
 SETTINGS = Settings(address="10.0.0.1", services=(ServiceSettings(name="web", port=8080),))
-BASE = {WatchRoots(), WatchIntentions(), WatchCatalog(), WatchLeaf("web"), WatchChain("web")}
+BASE = {
+    WatchRoots(),
+    WatchIntentions(),
+    WatchCatalog(),
+    WatchServiceDefaults(),
+    WatchProxyDefaults(),
+    WatchLeaf("web"),
+    WatchChain("web"),
+}
 API = InstanceQuery("api")
 
 

@@ -1,0 +1,229 @@
+"""service-defaults and proxy-defaults: what they say of local services and of calls from them.
+
+A service's protocol is not read here: its compiled chain has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import field
+
+from fleetmesh.model.problem import Problem
+from fleetmesh.model.traffic import Limits
+
+DEFAULT_CONNECT_TIMEOUT = 5.0
+
+
+class UpstreamLimits(msgspec.Struct, frozen=True, rename="pascal"):
+    max_connections: int | None = None
+    max_pending_requests: int | None = None
+    max_concurrent_requests: int | None = None
+
+
+class UpstreamDefaults(msgspec.Struct, frozen=True, rename="pascal"):
+    name: str = ""
+    connect_timeout_ms: int = 0
+    limits: UpstreamLimits | None = None
+    passive_health_check: dict[str, Any] | None = None
+    envoy_listener_json: str = field(name="EnvoyListenerJSON", default="")
+    envoy_cluster_json: str = field(name="EnvoyClusterJSON", default="")
+
+
+class UpstreamConfig(msgspec.Struct, frozen=True, rename="pascal"):
+    defaults: UpstreamDefaults | None = None
+    overrides: list[UpstreamDefaults] | None = None
+
+
+class ServiceDefaults(msgspec.Struct, frozen=True, rename="pascal"):
+    """An element of `/v1/config/service-defaults`; `upstream_config` is for calls from it."""
+
+    name: str
+    upstream_config: UpstreamConfig | None = None
+    local_connect_timeout_ms: int = 0
+    local_request_timeout_ms: int = 0
+    max_inbound_connections: int = 0
+    expose: dict[str, Any] | None = None
+    rate_limits: dict[str, Any] | None = None
+    envoy_extensions: list[dict[str, Any]] | None = None
+
+
+class ProxyDefaults(msgspec.Struct, frozen=True, rename="pascal"):
+    """An element of `/v1/config/proxy-defaults`; the one named `global` counts."""
+
+    name: str
+    config: dict[str, Any] | None = None
+    expose: dict[str, Any] | None = None
+    envoy_extensions: list[dict[str, Any]] | None = None
+
+
+class Local(msgspec.Struct, frozen=True):
+    """Seconds; how a local service's application is served. No timeout is None, no limit 0."""
+
+    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
+    request_timeout: float | None = None
+    max_connections: int = 0
+
+
+class Calls(msgspec.Struct, frozen=True):
+    """What applies to calls of one upstream; `connect_timeout` None is what its resolver says."""
+
+    connect_timeout: float | None = None
+    limits: Limits = Limits()
+
+
+class Defaults:
+    """Both kinds of entries, with the names of the services of this host."""
+
+    def __init__(
+        self,
+        services: Iterable[ServiceDefaults],
+        proxies: Iterable[ProxyDefaults],
+        local: Iterable[str],
+    ) -> None:
+        self._local = sorted(local)
+        self._services = {entry.name: entry for entry in services}
+        everywhere = next((entry for entry in proxies if entry.name == "global"), None)
+        self._global = everywhere or ProxyDefaults("global")
+        self._config = self._global.config or {}
+
+    def local(self, service: str) -> Local:
+        """The service's own entry goes before what proxy-defaults say."""
+        entry = self._services.get(service, ServiceDefaults(service))
+        connect = entry.local_connect_timeout_ms or _number(
+            self._config, "local_connect_timeout_ms"
+        )
+        request = entry.local_request_timeout_ms or _number(
+            self._config, "local_request_timeout_ms"
+        )
+        return Local(
+            connect_timeout=connect / 1e3 if connect > 0 else DEFAULT_CONNECT_TIMEOUT,
+            request_timeout=request / 1e3 if request > 0 else None,
+            max_connections=max(
+                entry.max_inbound_connections or _number(self._config, "max_inbound_connections"),
+                0,
+            ),
+        )
+
+    def calls(self, upstream: str) -> tuple[Calls, tuple[Problem, ...]]:
+        """The services of a host share their upstreams: where their entries differ, the least of
+        each number serves them all, and a problem says so."""
+        said = {caller: self._said(caller, upstream) for caller in self._local}
+        distinct = set(said.values())
+        if len(distinct) <= 1:
+            return (distinct.pop() if distinct else Calls()), ()
+        limits = [calls.limits for calls in said.values()]
+        least = Calls(
+            _least(calls.connect_timeout for calls in said.values()),
+            Limits(
+                _least(one.max_connections for one in limits),
+                _least(one.max_pending_requests for one in limits),
+                _least(one.max_concurrent_requests for one in limits),
+            ),
+        )
+        callers = ", ".join(said)
+        return least, (
+            Problem(
+                f"service-defaults: UpstreamConfig for {upstream}",
+                f"differs among this host's services ({callers}): the least of each serves all",
+                "Give them the same",
+            ),
+        )
+
+    def _said(self, caller: str, upstream: str) -> Calls:
+        """An override goes before the caller's defaults, those before proxy-defaults."""
+        entry = self._services.get(caller, ServiceDefaults(caller))
+        config = entry.upstream_config or UpstreamConfig()
+        layers = [one for one in config.overrides or () if one.name == upstream]
+        if config.defaults is not None:
+            layers.append(config.defaults)
+        timeouts = [one.connect_timeout_ms for one in layers if one.connect_timeout_ms > 0]
+        timeout = timeouts[0] if timeouts else _number(self._config, "connect_timeout_ms")
+        given = next((one.limits for one in layers if one.limits is not None), None)
+        return Calls(
+            timeout / 1e3 if timeout > 0 else None,
+            _config_limits(self._config)
+            if given is None
+            else Limits(
+                given.max_connections,
+                given.max_pending_requests,
+                given.max_concurrent_requests,
+            ),
+        )
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What of the entries that concern this host is not honoured, by name."""
+        where = "proxy-defaults/global"
+        found = [
+            Problem(f"{where}: Config.{key}", "is not honoured: there is no Envoy here")
+            for key in sorted(self._config)
+            if key.startswith("envoy_")
+        ]
+        if self._config.get("passive_health_check"):
+            found.append(_not_applied(f"{where}: Config.passive_health_check"))
+        found += _common(where, self._global.expose, self._global.envoy_extensions)
+        for name in self._local:
+            entry = self._services.get(name)
+            if entry is not None:
+                found += _of_service(entry, f"service-defaults/{name}")
+        return tuple(found)
+
+
+def _of_service(entry: ServiceDefaults, where: str) -> list[Problem]:
+    found = _common(where, entry.expose, entry.envoy_extensions)
+    if entry.rate_limits:
+        found.append(_not_applied(f"{where}: RateLimits"))
+    config = entry.upstream_config or UpstreamConfig()
+    places = {f"Overrides[{one.name}]": one for one in config.overrides or ()}
+    if config.defaults is not None:
+        places["Defaults"] = config.defaults
+    for place, one in sorted(places.items()):
+        at = f"{where}: UpstreamConfig.{place}"
+        if one.passive_health_check:
+            found.append(_not_applied(f"{at}.PassiveHealthCheck"))
+        if one.envoy_listener_json:
+            found.append(_not_applied(f"{at}.EnvoyListenerJSON"))
+        if one.envoy_cluster_json:
+            found.append(_not_applied(f"{at}.EnvoyClusterJSON"))
+    return found
+
+
+def _common(
+    where: str, expose: dict[str, Any] | None, extensions: list[dict[str, Any]] | None
+) -> list[Problem]:
+    found = []
+    if expose and (expose.get("Checks") or expose.get("Paths")):
+        found.append(_not_applied(f"{where}: Expose"))
+    for extension in extensions or ():
+        name = extension.get("Name", "")
+        found.append(_not_applied(f"{where}: EnvoyExtensions[{name}]"))
+    return found
+
+
+def _not_applied(path: str) -> Problem:
+    return Problem(path, "is not honoured")
+
+
+def _least(values: Iterable[Any]) -> Any:
+    return min((value for value in values if value is not None), default=None)
+
+
+def _number(config: Mapping[str, Any], key: str) -> int:
+    """Proxy-defaults are opaque to Consul: what is no number there counts as not given."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return 0
+    try:
+        return int(float(value))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _config_limits(config: Mapping[str, Any]) -> Limits:
+    limits = config.get("limits")
+    if not isinstance(limits, dict):
+        return Limits()
+    keys = ("max_connections", "max_pending_requests", "max_concurrent_requests")
+    return Limits(*(_number(limits, key) if key in limits else None for key in keys))

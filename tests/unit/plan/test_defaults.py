@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from fleetmesh.model.traffic import Limits
+from fleetmesh.plan.defaults import Calls, Defaults, Local, ProxyDefaults, ServiceDefaults
+
+
+def defaults(*services: dict[str, Any], local: str = "web", **everywhere: Any) -> Defaults:
+    return Defaults(
+        msgspec.convert(services, tuple[ServiceDefaults, ...]),
+        (msgspec.convert({"Name": "global"} | everywhere, ProxyDefaults),),
+        local.split(),
+    )
+
+
+OWN = {
+    "Name": "web",
+    "LocalConnectTimeoutMs": 2000,
+    "LocalRequestTimeoutMs": 10000,
+    "MaxInboundConnections": 500,
+}
+EVERYWHERE = {
+    "local_connect_timeout_ms": 100,
+    "local_request_timeout_ms": "200",
+    "max_inbound_connections": 7.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("services", "config", "served"),
+    [
+        ([], {}, Local()),
+        ([], EVERYWHERE, Local(0.1, 0.2, 7)),
+        ([OWN], EVERYWHERE, Local(2.0, 10.0, 500)),
+        ([], {"local_connect_timeout_ms": "soon"}, Local()),
+        ([], {"local_connect_timeout_ms": True}, Local()),
+        ([], {"local_connect_timeout_ms": -5}, Local()),
+    ],
+)
+def test_a_services_own_entry_goes_before_the_proxies(
+    services: list[dict[str, Any]], config: dict[str, Any], served: Local
+) -> None:
+    assert defaults(*services, Config=config).local("web") == served
+
+
+CALLS = {
+    "Name": "web",
+    "UpstreamConfig": {
+        "Defaults": {"ConnectTimeoutMs": 3000, "Limits": {"MaxConnections": 100}},
+        "Overrides": [{"Name": "cart", "ConnectTimeoutMs": 1000}],
+    },
+}
+
+
+def test_override_then_the_callers_defaults_then_the_proxies() -> None:
+    found = defaults(CALLS)
+    assert found.calls("cart") == (Calls(1.0, Limits(100)), ())
+    assert found.calls("api") == (Calls(3.0, Limits(100)), ())
+    config = {"connect_timeout_ms": 1500, "limits": {"max_pending_requests": 3}}
+    assert defaults(Config=config).calls("api") == (Calls(1.5, Limits(None, 3)), ())
+    assert defaults().calls("api") == (Calls(), ())
+
+
+def test_callers_of_one_host_that_differ_get_the_least_and_are_told() -> None:
+    """A service of another host is not asked."""
+    other = {"Name": "shop", "UpstreamConfig": {"Defaults": {"Limits": {"MaxConnections": 9}}}}
+    calls, problems = defaults(CALLS, other, local="web shop").calls("api")
+    assert calls == Calls(3.0, Limits(9))
+    assert "shop, web" in problems[0].rule
+    assert defaults(CALLS, other).calls("api") == (Calls(3.0, Limits(100)), ())
+
+
+def test_what_is_not_honoured_is_told_by_name() -> None:
+    found = defaults(
+        {
+            "Name": "web",
+            "Expose": {"Checks": True},
+            "EnvoyExtensions": [{"Name": "builtin/lua"}],
+            "RateLimits": {"InstanceLevel": {}},
+            "UpstreamConfig": {
+                "Defaults": {"PassiveHealthCheck": {"MaxFailures": 5}},
+                "Overrides": [{"Name": "cart", "EnvoyClusterJSON": "{}"}],
+            },
+        },
+        {"Name": "elsewhere", "Expose": {"Checks": True}},
+        Config={"envoy_tracing_json": "{}", "passive_health_check": {"max_failures": 1}},
+        Expose={"Paths": [{"Path": "/metrics"}]},
+    )
+    assert [problem.path for problem in found.problems()] == [
+        "proxy-defaults/global: Config.envoy_tracing_json",
+        "proxy-defaults/global: Config.passive_health_check",
+        "proxy-defaults/global: Expose",
+        "service-defaults/web: Expose",
+        "service-defaults/web: EnvoyExtensions[builtin/lua]",
+        "service-defaults/web: RateLimits",
+        "service-defaults/web: UpstreamConfig.Defaults.PassiveHealthCheck",
+        "service-defaults/web: UpstreamConfig.Overrides[cart].EnvoyClusterJSON",
+    ]
+    assert defaults(Config={"protocol": "http"}, Expose={}).problems() == ()
