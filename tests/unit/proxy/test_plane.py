@@ -10,7 +10,8 @@ import pytest
 
 from fleetmesh.core.authz import Verdict
 from fleetmesh.core.table import link
-from fleetmesh.model.identity import Action, Intention
+from fleetmesh.model.identity import Action
+from fleetmesh.model.intention import Intention
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Snapshot
