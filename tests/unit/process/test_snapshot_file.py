@@ -92,6 +92,12 @@ def test_an_export_with_certificates_is_what_was_exported(
     assert plan.snapshot.upstreams[0].routes == ROUTES
 
 
+def by_request(**criteria: Any) -> dict[str, Any]:
+    permission = {"action": "allow", **criteria}
+    pair = {"source": "web", "destination": "api"}
+    return {**pair, "action": "deny", "precedence": 9, "permissions": [permission]}
+
+
 def test_settings_of_workers(document: dict[str, Any], tmp_path: Path) -> None:
     plan = read(document | {"settings": {"http": {"idle_timeout": 7}}}, tmp_path)
     assert isinstance(plan, Plan)
@@ -109,6 +115,14 @@ def test_settings_of_workers(document: dict[str, Any], tmp_path: Path) -> None:
         (
             lambda d: d["upstreams"][0]["target"]["endpoints"][0].update(prt=1),
             "upstreams[0].target.endpoints[0].prt: is not known here",
+        ),
+        (
+            lambda d: d["services"][0].update(intentions=[by_request(path_regex="(")]),
+            "services[0].intentions[0].permissions[0].path_regex: is no regex of RE2",
+        ),
+        (
+            lambda d: d["services"][0].update(intentions=[by_request(query=[])]),
+            "services[0].intentions[0].permissions[0].query: is not known here",
         ),
         (
             lambda d: routes(d)[0]["match"].update(path_suffix="/x"),
