@@ -13,6 +13,7 @@ from tests.support.ca import Authority, spiffe
 from tests.support.worker import local_service, snapshot, upstream
 
 from fleetmesh.edge.admin import without_keys
+from fleetmesh.model.intention import Permission
 from fleetmesh.model.snapshot import Leaf, LocalService
 from fleetmesh.model.traffic import Endpoint, FieldMatch, Match, QueryMatch, Route, Target, Upstream
 from fleetmesh.process.snapshot_file import ListenerEntry, Plan, SnapshotFile, exported, load
@@ -251,6 +252,7 @@ def test_the_reference_is_right(tmp_path: Path, authority: Authority) -> None:
     assert isinstance(plan, Plan), plan
     msgspec.json.decode(text.split("```json\n")[2].split("```")[0], type=Route)
     values = (LocalService, Leaf, Upstream, Target, Endpoint, Route, Match, FieldMatch, QueryMatch)
+    values = (*values, Permission)
     kinds = (SnapshotFile, *values, ListenerEntry)
     keys = {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
     assert {key for key in keys if f"`{key}`" not in text} == set()
