@@ -86,7 +86,7 @@ class Rules:
     """The permissions of one intention; the first that a request fulfils decides, then the
     default policy: intentions of lower precedence are not for this source."""
 
-    __slots__ = ("_checks", "_intention", "_names", "_unmatched", "_verdicts")
+    __slots__ = ("_checks", "_intention", "_names", "_underscored", "_unmatched", "_verdicts")
 
     def __init__(self, intention: Intention, default_allow: bool) -> None:
         self._intention = intention
@@ -101,6 +101,7 @@ class Rules:
         ]
         self._unmatched = Verdict(default_allow, None, f"none of {intention} matches")
         self._names = frozenset(name for check in self._checks for name in check.names())
+        self._underscored = any(b"_" in name for name in self._names)
 
     def settle(self, request: RequestHead) -> Verdict:
         """The verdict on a `request` whose head was judged. Its target is normal from then on,
@@ -110,7 +111,7 @@ class Rules:
             return Verdict(False, self._intention, "", "path")
         request.target = target
         if self._names:
-            alike = request.lookalike(self._names)
+            alike = request.lookalike(self._names, self._underscored)
             if alike:
                 return Verdict(False, self._intention, "", alike.decode("ascii", "replace"))
         path = target.partition(b"?")[0]

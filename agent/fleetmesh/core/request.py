@@ -238,10 +238,12 @@ class RequestHead(Head):
             value = self.field(name)
         return [] if value is None else [value]
 
-    def lookalike(self, names: frozenset[bytes]) -> bytes:
+    def lookalike(self, names: frozenset[bytes], underscored: bool) -> bytes:
         """The name of a field that gateways of the CGI family cannot tell from one of `names`
-        (lower case), empty when there is none."""
+        (lower case), empty when there is none. `underscored`: one of them has a `_` itself."""
         for line in self.lines:
+            if not underscored and b"_" not in line:
+                continue
             name = line.partition(b":")[0].lower()
             if (b"_" in name or b"-" in name) and name not in names:
                 spelled = name.replace(b"_", b"-")

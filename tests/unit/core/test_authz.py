@@ -191,6 +191,13 @@ def test_ambiguous_requests_are_not_judged() -> None:
     assert not rules.settle(head(fields=((b"x_other", b"1"), (b"x-rule", b"1")))).ambiguous
 
 
+def test_a_field_with_an_underscore_has_lookalikes_too() -> None:
+    criterion = FieldMatch("x_role", exact="admin")
+    rules = Rules(by_request(Permission(Action.ALLOW, headers=(criterion,))), False)
+    assert rules.settle(head(fields=((b"x-role", b"admin"),))).ambiguous == "x-role"
+    assert rules.settle(head(fields=((b"x_role", b"admin"),))).allowed
+
+
 def test_verdict_in_words() -> None:
     assert str(Verdict(True)) == "default policy: allow"
     one = by_request(Permission(Action.ALLOW))
