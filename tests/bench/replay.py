@@ -24,7 +24,8 @@ from tests.support.worker import local_service, snapshot, upstream
 from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import link
 from fleetmesh.edge.tls import client_context, server_context
-from fleetmesh.model.identity import Action, Intention
+from fleetmesh.model.identity import Action
+from fleetmesh.model.intention import Intention
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Protocol, Upstream
 from fleetmesh.proxy.listener import InboundArrival, OutboundArrival

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from fleetmesh.core.authz import Authorizer
+from fleetmesh.core.request import RequestHead
 from fleetmesh.model.identity import Action, SpiffeId
 from fleetmesh.model.traffic import Health, Protocol
 from fleetmesh.plan.answers import (
@@ -27,7 +29,7 @@ from fleetmesh.plan.answers import (
 from fleetmesh.plan.chain import InstanceQuery, resolutions
 from fleetmesh.plan.compile import Compiled, compile_snapshot
 from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
-from fleetmesh.plan.intentions import readable
+from fleetmesh.plan.intentions import for_destination, readable
 from fleetmesh.plan.observed import Observed
 from fleetmesh.settings import ServiceSettings, Settings
 
@@ -124,15 +126,77 @@ def test_every_timeout_of_every_chain_is_seconds(version: str) -> None:
                 assert 0.1 <= seconds(node.resolver.connect_timeout) <= 60
 
 
-def test_intention_with_permissions_denies_and_is_told() -> None:
+def authorizer(version: str, destination: str, default_allow: bool) -> Authorizer:
+    intentions, _ = readable(decoded(version, "intentions-list", tuple[IntentionEntry, ...]))
+    return Authorizer(for_destination(destination, intentions), default_allow)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "fields", "default", "allowed", "rule"),
+    [
+        ("GET", "/cart", {}, False, True, "permission 1: allow"),
+        ("HEAD", "/cart/7?x=1", {}, False, True, "permission 1: allow"),
+        ("POST", "/cart", {}, False, False, "none of 3 permissions web => api matches"),
+        ("POST", "/cart", {}, True, True, "none of 3 permissions web => api matches"),
+        ("GET", "/admin/x", {"x-role": "guest"}, True, False, "permission 2: deny"),
+        ("GET", "/x/%2e./admin", {"x-role": "guest"}, True, False, "permission 2: deny"),
+        ("GET", "/admin", {"x-role": "admin", "x-team": "a"}, False, True, "permission 3: allow"),
+        ("GET", "/other", {"X-Team": "a"}, False, True, "permission 3: allow"),
+        ("GET", "/a%2f..%2fadmin", {"x-team": "a"}, True, False, ""),
+    ],
+)
+def test_permissions_decide_by_request(
+    method: str, target: str, fields: dict[str, str], default: bool, allowed: bool, rule: str
+) -> None:
+    request = RequestHead()
+    request.on_url(target.encode())
+    request.on_header(b"Host", b"api")
+    for name, value in fields.items():
+        request.on_header(name.encode(), value.encode())
+    assert request.judge(method.encode(), "1.1", 100) is None
+    verdict = authorizer("1.21.4", "api", default).explain("web", request)
+    assert (verdict.allowed, verdict.rule) == (allowed, rule)
+
+
+def test_sources_without_permissions_are_decided_at_once() -> None:
+    """By precedence 9, 8, 6: exact, any source, any destination."""
+    api = authorizer("1.21.4", "api", True)
+    assert api.rules("cart") is None
+    assert api.decide("cart").allowed
+    assert str(api.decide("orders")) == "deny * => api"
+    assert str(authorizer("1.21.4", "shop", True).decide("orders")) == "deny orders => *"
+    assert authorizer("1.21.4", "shop", True).decide("web").allowed
+    assert not authorizer("1.21.4", "shop", False).decide("web").allowed
+    assert str(authorizer("1.8.7", "orders", True).decide("web")) == "deny web => orders"
+    assert str(authorizer("1.8.7", "api", False).decide("web")) == "allow * => api"
+
+
+def test_a_connection_is_authorised_as_the_agent_does() -> None:
+    """`/authorize` denies where permissions would have to be asked."""
+    assert body("1.21.4", "authorize")["Authorized"] is False
+    verdict = authorizer("1.21.4", "api", True).decide("web")
+    assert not verdict.allowed
+    assert "3 permissions web => api" in str(verdict)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_order_is_that_of_consul(version: str) -> None:
+    entries = decoded(version, "intentions-list", tuple[IntentionEntry, ...])
+    matched = decoded(version, "intentions-match", dict[str, tuple[IntentionEntry, ...] | None])
+    intentions, _ = readable(entries)
+    for destination, expected in matched.items():
+        ours = [(i.source, i.destination) for i in for_destination(destination, intentions)]
+        assert ours == [(e.source, e.destination) for e in expected or ()]
+    stripped = [msgspec.structs.replace(entry, precedence=0) for entry in entries]
+    assert [i.precedence for i in readable(stripped)[0]] == [e.precedence for e in entries]
+
+
+def test_what_asks_for_a_token_denies_its_source_and_is_told() -> None:
     entries = decoded("1.21.4", "intentions-list", tuple[IntentionEntry, ...])
     intentions, warnings = readable(entries)
-    with_permissions = {(e.source, e.destination) for e in entries if e.permissions}
-    assert with_permissions
-    for intention in intentions:
-        if (intention.source, intention.destination) in with_permissions:
-            assert intention.action is Action.DENY
-    assert len(warnings) == len(with_permissions)
+    (cart,) = (i for i in intentions if i.destination == "cart")
+    assert (cart.action, cart.permissions) == (Action.DENY, ())
+    assert [w.path for w in warnings] == ["service-intentions/cart: Sources[web]"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -300,10 +300,16 @@ def test_sick_application_is_an_endpoint_without_traffic(consul: ConsulServer, m
 
 
 APPLICATION = """
-import http.server, json, sys
+import http.server, json, sys, time
 class Echo(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
+        if self.path == "/drip":
+            self.send_response(200)
+            self.end_headers()
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(0.01)
         body = json.dumps({"path": self.path, "headers": dict(self.headers)}).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -449,3 +455,91 @@ def test_authority_rotates(consul: ConsulServer, mesh: Agent) -> None:
         return identity["serial"] != before and identity["workers"] == 1
 
     mesh.eventually(renewed, "the renewed certificate", 45)
+
+
+WATCHER = """
+import contextlib, http.client, threading, time
+def say(*what):
+    print(*what, flush=True)
+def drip():
+    while True:
+        caller = http.client.HTTPConnection("10.99.1.1", 8000, timeout=5)
+        try:
+            with contextlib.closing(caller) as connection:
+                connection.request("GET", "/drip")
+                answer = connection.getresponse()
+                if answer.status == 200:
+                    say(time.time(), "open")
+                    while answer.read(1):
+                        pass
+                    say(time.time(), "cut")
+        except (OSError, http.client.HTTPException):
+            say(time.time(), "cut")
+        time.sleep(0.02)
+threading.Thread(target=drip, daemon=True).start()
+before = 0
+connection = http.client.HTTPConnection("10.99.1.1", 8000, timeout=5)
+while True:
+    try:
+        connection.request("GET", "/path")
+        answer = connection.getresponse()
+        answer.read()
+    except (OSError, http.client.HTTPException):  # it was idle, and closed
+        connection.close()
+        continue
+    if answer.status != before:
+        before = answer.status
+        say(time.time(), before)
+    time.sleep(0.005)
+"""
+
+
+def test_a_change_of_an_intention_takes_effect_within_a_second(
+    application: None, consul: ConsulServer, mesh: Agent
+) -> None:
+    """Denied, and cut what is open; permitted again. From before the write at Consul to the first
+    other answer."""
+    consul.put("/v1/config", {"Kind": "service-defaults", "Name": "api", "Protocol": "http"})
+    mesh.start()
+    mesh.eventually(lambda: serving(mesh), "registrations")
+    mesh.eventually(through_the_mesh, "an answer through the mesh")
+    command = ["setpriv", "--reuid", "daemon", "--clear-groups", sys.executable, "-c", WATCHER]
+    seen: dict[str, float] = {}
+    news = threading.Condition()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
+
+        def listen() -> None:
+            assert watcher.stdout is not None
+            for line in watcher.stdout:
+                at, what = line.split()
+                with news:
+                    seen[what] = float(at)
+                    news.notify_all()
+
+        def waited(what: str, since: float) -> float:
+            with news:
+                assert news.wait_for(lambda: seen.get(what, 0.0) > since, 10), (what, seen)
+                return seen[what] - since
+
+        threading.Thread(target=listen, daemon=True).start()
+        took: list[float] = []
+        try:
+            waited("open", 0.0)
+            for _ in range(10):
+                time.sleep(1.0)
+                begin = time.time()
+                created = consul.call(
+                    "POST",
+                    "/v1/connect/intentions",
+                    {"SourceName": "web", "DestinationName": "api", "Action": "deny"},
+                )
+                took += [waited("403", begin), waited("cut", begin)]
+                time.sleep(1.0)
+                begin = time.time()
+                consul.call("DELETE", f"/v1/connect/intentions/{created['ID']}")
+                took += [waited("200", begin), waited("open", begin)]
+        finally:
+            watcher.kill()
+    took.sort()
+    print(f"{len(took)} effects: median {took[len(took) // 2]:.3f} s, greatest {took[-1]:.3f} s")
+    assert took[-1] < 1.0, took

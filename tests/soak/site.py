@@ -18,7 +18,8 @@ from tests.support.ca import Authority
 from tests.support.worker import deny, local_service, snapshot, upstream
 
 from fleetmesh.edge.admin import without_keys
-from fleetmesh.model.identity import Action, Intention
+from fleetmesh.model.identity import Action
+from fleetmesh.model.intention import Intention
 from fleetmesh.model.traffic import Protocol, Upstream
 from fleetmesh.process.snapshot_file import exported
 

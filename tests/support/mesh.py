@@ -22,7 +22,7 @@ from tests.support.worker import (
 )
 
 from fleetmesh.edge.tls import client_context
-from fleetmesh.model.identity import Intention
+from fleetmesh.model.intention import Intention
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.settings import WorkerSettings

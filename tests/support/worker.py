@@ -24,7 +24,8 @@ from fleetmesh.edge.ipc import (
     Reported,
     ToController,
 )
-from fleetmesh.model.identity import Action, Intention
+from fleetmesh.model.identity import Action
+from fleetmesh.model.intention import Intention
 from fleetmesh.model.record import Record
 from fleetmesh.model.report import Report
 from fleetmesh.model.snapshot import Leaf, LocalService, Mode, Snapshot, encode

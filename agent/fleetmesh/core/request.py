@@ -25,6 +25,19 @@ _ORIGIN = re.compile(rb"/[\x21\x22\x24-\x7e\x80-\xff]*")
 
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})
 
+_KEPT_APART = frozenset(
+    {
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"connection",
+        b"upgrade",
+        b"te",
+        b"traceparent",
+        b"x-request-id",
+    }
+)
+
 
 class RequestHead(Head):
     """Fed by an HTTP parser (`on_url` too), asked by `judge`.
@@ -194,6 +207,50 @@ class RequestHead(Head):
                 value = line[size + 1 :].strip(b" \t\r\n")
                 found = value if found is None else found + b", " + value
         return found
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The value of each line of `name` (lower case) as it is forwarded. For after `judge`."""
+        if name == b"tracestate":
+            lines = self.tracestate.splitlines(keepends=True)
+        elif name in _KEPT_APART:
+            return self._kept_apart(name)
+        else:
+            lines = self.lines
+        size = len(name)
+        return [
+            line[size + 1 :].strip(b" \t\r\n")
+            for line in lines
+            if line[size : size + 1] == b":" and line[:size].lower() == name
+        ]
+
+    def _kept_apart(self, name: bytes) -> list[bytes]:
+        """What `rebuild` writes of itself."""
+        value: bytes | None
+        if name == b"upgrade":
+            value = self.upgrade or None
+        elif name == b"connection":
+            value = b"Upgrade" if self.upgrade else b"TE" if self.wants_trailers else None
+        elif name == b"te":
+            value = b"trailers" if self.wants_trailers and not self.upgrade else None
+        elif name == b"transfer-encoding":
+            value = b"chunked" if self.chunked and self.length < 0 else None
+        else:
+            value = self.field(name)
+        return [] if value is None else [value]
+
+    def lookalike(self, names: frozenset[bytes], underscored: bool) -> bytes:
+        """The name of a field that gateways of the CGI family cannot tell from one of `names`
+        (lower case), empty when there is none. `underscored`: one of them has a `_` itself."""
+        for line in self.lines:
+            if not underscored and b"_" not in line:
+                continue
+            name = line.partition(b":")[0].lower()
+            if (b"_" in name or b"-" in name) and name not in names:
+                spelled = name.replace(b"_", b"-")
+                for known in names:
+                    if len(known) == len(name) and known.replace(b"_", b"-") == spelled:
+                        return name
+        return b""
 
     def rebuild(self, default_host: bytes, added: bytes) -> bytes:
         """The head to send onwards. `added` are whole field lines of the mesh's own."""

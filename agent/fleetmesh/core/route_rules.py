@@ -1,4 +1,5 @@
-"""What an upstream must be to be served: every problem with its place, none passes silently."""
+"""What an upstream or a permission must be to be served: every problem with its place, none
+passes silently."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import re2
 from fleetmesh.balance import PICKERS
 from fleetmesh.core.framing import TOKEN
 from fleetmesh.core.routes import compile_regex
+from fleetmesh.model.intention import Permission
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.traffic import (
     FieldMatch,
@@ -128,13 +130,25 @@ def problems(routes: Sequence[Route], where: str) -> list[Problem]:
         elif route.name in names:
             found.append(Problem(f"{at}.name", f"{route.name} is the name of a route above"))
         names.add(route.name)
-        found += _match(route.match, f"{at}.match")
+        found += match_problems(route.match, f"{at}.match")
         found += _rewrite(route, f"{at}.prefix_rewrite")
         found += _splits(route.splits, f"{at}.splits")
     return found
 
 
-def _match(match: Match, at: str) -> Iterator[Problem]:
+def permission_problems(permission: Permission, at: str) -> list[Problem]:
+    """An intention's permission asks as a route does."""
+    match = Match(
+        path_exact=permission.path_exact,
+        path_prefix=permission.path_prefix,
+        path_regex=permission.path_regex,
+        headers=permission.headers,
+        methods=permission.methods,
+    )
+    return list(match_problems(match, at))
+
+
+def match_problems(match: Match, at: str) -> Iterator[Problem]:
     paths = [kind for kind in PATH_KINDS if getattr(match, kind)]
     if len(paths) > 1:
         yield Problem(at, f"has {' and '.join(paths)}", "Keep one of them")

@@ -45,7 +45,7 @@ def compile_regex(pattern: str) -> Any:
     return re2.compile(pattern.encode(), options)
 
 
-class _Value:
+class Value:
     """What is demanded of a field's or a parameter's value."""
 
     __slots__ = ("_how", "_invert", "_regex", "_text", "name")
@@ -118,8 +118,8 @@ class Candidate:
                 self.pattern = f"(?i){match.path_regex}"
         self._regex: Any = compile_regex(self.pattern) if self.pattern else None
         self._methods = frozenset(method.upper().encode() for method in match.methods)
-        self._fields = [_Value(field, _field_name(field.name)) for field in match.headers]
-        self._query = [_Value(parameter, parameter.name.encode()) for parameter in match.query]
+        self._fields = [Value(field, field_name(field.name)) for field in match.headers]
+        self._query = [Value(parameter, parameter.name.encode()) for parameter in match.query]
         self.asks = bool(
             self._regex or self._methods or self._fields or self._query or self._folded
         )
@@ -194,7 +194,7 @@ class Matcher:
         return -1
 
 
-def _field_name(name: str) -> bytes:
+def field_name(name: str) -> bytes:
     lower = name.lower()
     return b"host" if lower == ":authority" else lower.encode()
 

@@ -1,4 +1,4 @@
-"""Who a service is, and who may call whom."""
+"""Who a service is, and what may be said of its calls."""
 
 from __future__ import annotations
 
@@ -47,16 +47,3 @@ class SpiffeId(msgspec.Struct, frozen=True):
 class Action(enum.StrEnum):
     ALLOW = "allow"
     DENY = "deny"
-
-
-class Intention(msgspec.Struct, frozen=True):
-    """One rule for one destination. `source` and `destination` are service names or `*`."""
-
-    source: str
-    destination: str
-    action: Action
-    precedence: int
-    id: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.action.value} {self.source} => {self.destination}"

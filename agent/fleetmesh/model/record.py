@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from fleetmesh.model.report import Direction
+
+MAX_PATH: Final = 1024  # bytes of a path that are kept
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -38,3 +42,9 @@ class Record(msgspec.Struct, frozen=True):
     parent_id: str
     sampled: bool
     request_id: str
+
+
+def printable(value: bytes) -> str:
+    """Fit for a terminal and for a line of the journal, whatever the client sent."""
+    text = value.decode("ascii", "backslashreplace")
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

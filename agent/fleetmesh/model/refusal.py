@@ -11,6 +11,7 @@ class Refusal(enum.Enum):
 
     MALFORMED = ("malformed", 400, "the request is not valid HTTP")
     CONNECT_METHOD = ("connect_method", 405, "CONNECT is not relayed")
+    AMBIGUOUS = ("ambiguous", 400, "the request can be read in more than one way")
     HEAD_TIMEOUT = ("head_timeout", 408, "the request head did not arrive in time")
     BODY_TIMEOUT = ("body_timeout", 408, "the request body stopped arriving")
     BODY_TOO_LARGE = ("body_too_large", 413, "the request body is too large")

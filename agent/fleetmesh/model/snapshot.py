@@ -7,7 +7,8 @@ import hashlib
 
 import msgspec
 
-from fleetmesh.model.identity import Intention, SpiffeId
+from fleetmesh.model.identity import SpiffeId
+from fleetmesh.model.intention import Intention
 from fleetmesh.model.traffic import Protocol, Upstream
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import field
@@ -45,16 +45,52 @@ class LeafAnswer(msgspec.Struct, frozen=True):
         return f"LeafAnswer(service={self.service!r}, serial={self.serial!r})"
 
 
+class PermissionHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str = field(name="Name")
+    present: bool = field(name="Present", default=False)
+    exact: str = field(name="Exact", default="")
+    prefix: str = field(name="Prefix", default="")
+    suffix: str = field(name="Suffix", default="")
+    contains: str = field(name="Contains", default="")
+    regex: str = field(name="Regex", default="")
+    invert: bool = field(name="Invert", default=False)
+    ignore_case: bool = field(name="IgnoreCase", default=False)
+
+
+class PermissionHttp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    path_exact: str = field(name="PathExact", default="")
+    path_prefix: str = field(name="PathPrefix", default="")
+    path_regex: str = field(name="PathRegex", default="")
+    headers: list[PermissionHeader] | None = field(name="Header", default=None)
+    methods: list[str] | None = field(name="Methods", default=None)
+
+
+class PermissionEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An element of an intention's `Permissions`. What is unknown here is not ignored: it could be
+    a condition."""
+
+    action: Literal["allow", "deny"] = field(name="Action")
+    http: PermissionHttp | None = field(name="HTTP", default=None)
+    jwt: Any = field(name="JWT", default=None)
+
+
 class IntentionEntry(msgspec.Struct, frozen=True):
-    """An element of `/v1/connect/intentions`; with permissions (since 1.9) `action` is empty."""
+    """An element of `/v1/connect/intentions`; with permissions (since 1.9) `action` is empty.
+
+    `permissions` are PermissionEntry, if they can be understood, which is asked of each intention
+    by itself: one of them must not take the others away. `jwt` are demands on all sources.
+    """
 
     source: str = field(name="SourceName")
     destination: str = field(name="DestinationName")
     action: str = field(name="Action", default="")
     precedence: int = field(name="Precedence", default=0)
     id: str = field(name="ID", default="")
-    permissions: list[Any] | None = field(name="Permissions", default=None)
+    permissions: Any = field(name="Permissions", default=None)
+    jwt: Any = field(name="JWT", default=None)
     source_peer: str = field(name="SourcePeer", default="")
+    source_partition: str = field(name="SourcePartition", default="")
+    destination_partition: str = field(name="DestinationPartition", default="")
     source_namespace: str = field(name="SourceNS", default="default")
     destination_namespace: str = field(name="DestinationNS", default="default")
 

@@ -7,14 +7,15 @@ import ipaddress
 import msgspec
 from msgspec.structs import replace
 
-from fleetmesh.model.identity import Intention, SpiffeId
+from fleetmesh.model.identity import SpiffeId
+from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Protocol, Target, Upstream
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
 from fleetmesh.plan.defaults import Calls, Defaults
-from fleetmesh.plan.intentions import for_destination, readable
+from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
 from fleetmesh.plan.observed import Observed, callable_services
 from fleetmesh.plan.registration import declared_meta, declares_auto
 from fleetmesh.plan.routing import routing
@@ -51,16 +52,20 @@ def compile_snapshot(
     local = (service.name for service in settings.services)
     defaults = Defaults(observed.service_defaults, observed.proxy_defaults, local)
     upstreams, more = _upstreams(observed, defaults, roots.trust_domain, previous)
+    services = tuple(
+        _local(service, observed, defaults, intentions, previous)
+        for service in sorted(settings.services, key=lambda service: service.name)
+    )
+    for service in services:
+        if service.protocol is Protocol.TCP:
+            warnings += not_for_tcp(service.name, service.intentions)
     return Compiled(
         Snapshot(
             trust_domain=roots.trust_domain.lower(),
             datacenter=observed.datacenter,
             node=observed.node,
             roots=tuple(root.cert for root in roots.roots or ()),
-            services=tuple(
-                _local(service, observed, defaults, intentions, previous)
-                for service in sorted(settings.services, key=lambda service: service.name)
-            ),
+            services=services,
             upstreams=upstreams,
             default_allow=bool(observed.default_allow),
             mesh_destinations_only=settings.mesh_destinations_only,

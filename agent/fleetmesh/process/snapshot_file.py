@@ -170,6 +170,7 @@ class _Completion:
             self._wrong("roots", "there is none", "List PEM texts, or files in root_files")
         self._check_names()
         self._check_routes()
+        self._check_intentions()
         self._check_listeners()
         services = tuple(
             self._service(f"services[{number}]", service, tuple(roots))
@@ -208,6 +209,14 @@ class _Completion:
         for number, upstream in enumerate(self._file.upstreams):
             for problem in route_rules.upstream_problems(upstream, f"upstreams[{number}]"):
                 self._wrong(problem.path, problem.rule, problem.remedy)
+
+    def _check_intentions(self) -> None:
+        for number, service in enumerate(self._file.services):
+            for at, intention in enumerate(service.intentions):
+                for which, permission in enumerate(intention.permissions):
+                    where = f"services[{number}].intentions[{at}].permissions[{which}]"
+                    for problem in route_rules.permission_problems(permission, where):
+                        self._wrong(problem.path, problem.rule, problem.remedy)
 
     def _check_listeners(self) -> None:
         file = self._file

@@ -80,6 +80,7 @@ class Detecting(Quiet):
         site.sni = found.sni
         if site.direction is not Direction.PLAIN:  # whose kind says that it is permissive
             site.kind = found.kind.value
+            site.recheck()
         plane.detected(site, peer_name(transport))
         http = found.kind is Kind.HTTP
         successor: Receiver = exchange(plane, site) if http else TcpArrival(plane, site)

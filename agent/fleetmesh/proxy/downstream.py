@@ -101,7 +101,7 @@ class Downstream(RequestReader):
         complete = self.phase == WAIT
         self._abandon()
         self.out.clear()
-        self.plane.refused(self.site, refusal, self.peer, detail)
+        self.plane.refused(self.site, refusal, self.peer, detail, self)
         if self.response_begun:
             self.tally.answered(self.site.route_name, self.status, self.started)
             self.phase = GONE
@@ -206,14 +206,15 @@ class Downstream(RequestReader):
             self.deadline = min(self.deadline, now + GRACE)
 
     def recheck(self, now: float) -> None:
-        if self.site.recheck():
+        asking = self.phase in (LENGTH, CHUNKED, WAIT)
+        if self.site.recheck(self if asking else None):
             return
-        if self.phase in (LENGTH, CHUNKED, WAIT):
+        if asking:
             if self.response_begun:
-                self.plane.cut(self.site, self.peer)
+                self.plane.cut(self.site, self.peer, self)
                 self.abort()
-            elif self.site.refusal is not None:
-                self.refuse(self.site.refusal)
+            else:
+                self.refuse(self.site.refusal or Refusal.DENIED)
         elif self.phase == IDLE:
             self.retire(now)
 

@@ -213,6 +213,7 @@ class Exchange(Downstream):
         idle_timeout = self.plane.http.idle_timeout
         relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
         relay.began = self.began
+        relay.request = self
         relay.pool = upstream.lane.pool
         relay.join(self.transport, upstream.transport)
         self.transport.write(head + rest)

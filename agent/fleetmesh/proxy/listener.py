@@ -137,6 +137,7 @@ class InboundArrival(Quiet):
         protocol = entry.service.protocol
         kind = "http" if protocol is Protocol.HTTP else "tcp"
         site = InboundSite(plane, source.service, self._service, kind, source.trust_domain)
+        site.identity = str(source)
         if site.refusal is Refusal.UNTRUSTED_PEER:
             self._refuse(stream, Refusal.UNTRUSTED_PEER, f"of another trust domain: {uri}")
             conduit.abort()

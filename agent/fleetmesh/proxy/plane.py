@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import msgspec
 
 from fleetmesh.core.lane import Lane
+from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table, dropped
 from fleetmesh.core.trace import Marker, Tracing
+from fleetmesh.model.record import MAX_PATH, printable
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.site import Site
@@ -30,6 +32,7 @@ HANDSHAKE_TIMEOUT = 10.0
 LINGER = 2.0  # seconds for a peer to read an answer before its connection is closed
 LINGER_MOST = 30.0  # for one that has not stopped sending its request; nginx' lingering_time
 LOG_BURST = 10  # lines about the same refusal in one second
+AUDITED = frozenset({Refusal.DENIED, Refusal.AMBIGUOUS})  # with what was asked for
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -131,8 +134,16 @@ class Plane:
         for held in tuple(self.connections):
             held.recheck(self.now)
 
-    def refused(self, site: Site, refusal: Refusal, peer: str, detail: str = "") -> None:
-        """Count and log; a flood of the same is logged only in part."""
+    def refused(
+        self,
+        site: Site,
+        refusal: Refusal,
+        peer: str,
+        detail: str = "",
+        request: RequestHead | None = None,
+    ) -> None:
+        """Count and log; of a flood of the same only a part is logged, and how many more there
+        were."""
         self.telemetry.refused(site.direction, site.source, site.destination, refusal)
         key = (site.direction.value, site.source, site.destination, refusal.code)
         seen = self._logged.get(key, 0) + 1
@@ -147,8 +158,15 @@ class Plane:
             "reason": refusal.code,
             "peer": peer,
         }
+        if site.identity:
+            fields["spiffe_id"] = site.identity
         if refusal is Refusal.DENIED:
             fields["intention"] = str(site.verdict)
+        elif refusal is Refusal.AMBIGUOUS:
+            detail = detail or site.verdict.ambiguous
+        if request is not None and refusal in AUDITED:
+            fields["method"] = printable(request.method)
+            fields["path"] = printable(request.target.partition(b"?")[0][:MAX_PATH])
         if site.sni:
             fields["sni"] = site.sni
         if detail:
@@ -156,6 +174,8 @@ class Plane:
         if seen == LOG_BURST:
             fields["muted"] = "further lines like this one, for a second"
         why = [text for name in ("intention", "detail") if (text := fields.get(name))]
+        if "path" in fields:
+            why.append(f"{fields['method']} {fields['path']}")
         _log.warning(
             "refused %s => %s: %s%s",
             site.source or peer,
@@ -201,9 +221,9 @@ class Plane:
                 extra={"fields": fields},
             )
 
-    def cut(self, site: Site, peer: str) -> None:
+    def cut(self, site: Site, peer: str, request: RequestHead | None = None) -> None:
         """An open connection ends because an intention now forbids it."""
-        self.refused(site, Refusal.DENIED, peer, "an open connection was ended")
+        self.refused(site, Refusal.DENIED, peer, "an open connection was ended", request)
 
     def drain(self) -> None:
         self.draining = True
@@ -215,7 +235,31 @@ class Plane:
         left = tuple(self.connections)
         for held in left:
             held.abort()
+        self._tell_muted()
         return len(left)
+
+    def _tell_muted(self) -> None:
+        """How many lines were kept back in the second that is over."""
+        logged, self._logged = self._logged, {}
+        for (direction, source, destination, what), seen in logged.items():
+            if seen > LOG_BURST:
+                _log.warning(
+                    "%d more like it were not logged: %s => %s: %s",
+                    seen - LOG_BURST,
+                    source or "?",
+                    destination or "?",
+                    what,
+                    extra={
+                        "fields": {
+                            "event": "muted",
+                            "direction": direction,
+                            "source": source,
+                            "destination": destination,
+                            "reason": what,
+                            "suppressed": seen - LOG_BURST,
+                        }
+                    },
+                )
 
     def _sweep(self, round_: int) -> None:
         self.now = now = time.monotonic()
@@ -224,7 +268,7 @@ class Plane:
             if held.deadline <= due:
                 held.expire(now)
         if round_ % 4 == 0:
-            self._logged.clear()
+            self._tell_muted()
             for lane in self.table.lanes():
                 self._expire_idle(lane, now)
         if self.access is not None and self.access.journal:

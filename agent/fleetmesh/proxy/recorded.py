@@ -10,7 +10,7 @@ from typing import Final
 
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.trace import Tracing
-from fleetmesh.model.record import Record
+from fleetmesh.model.record import MAX_PATH, Record, printable
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.exchange import Exchange
@@ -19,7 +19,6 @@ from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import Tally
 from fleetmesh.proxy.upstream import Upstream
 
-MAX_PATH: Final = 1024  # bytes of a path that are kept
 MAX_ID: Final = 128
 
 
@@ -122,8 +121,8 @@ class RecordedExchange(Exchange):
                 site.source,
                 site.destination,
                 route,
-                _text(self.method),
-                _text(path[:MAX_PATH]),
+                printable(self.method),
+                printable(path[:MAX_PATH]),
                 status,
                 self._reason,
                 sent,
@@ -131,11 +130,11 @@ class RecordedExchange(Exchange):
                 duration,
                 self._first_byte - self.started if self._first_byte else None,
                 self._endpoint,
-                _text(trace_id),
-                _text(marks[49:65]),
-                _text(parent[36:52]),
+                printable(trace_id),
+                printable(marks[49:65]),
+                printable(parent[36:52]),
                 marks[66:68] in (b"01", b"03"),
-                _text(self.request_id[:MAX_ID]),
+                printable(self.request_id[:MAX_ID]),
             )
         )
         self._endpoint = self._reason = ""
@@ -147,9 +146,3 @@ def exchange(plane: Plane, site: Site) -> Exchange:
     """What serves a connection of `site` that speaks HTTP."""
     log = plane.access
     return Exchange(plane, site) if log is None else RecordedExchange(plane, site, log)
-
-
-def _text(value: bytes) -> str:
-    """Fit for a terminal and for a line of the journal, whatever the client sent."""
-    text = value.decode("ascii", "backslashreplace")
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from fleetmesh.core.pool import Pool
+from fleetmesh.core.request import RequestHead
 from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
@@ -68,7 +69,8 @@ class End:
 class Relay:
     """Two joined connections, the caller's and the destination's, until both directions have ended
     or neither has carried a byte for `idle_timeout` seconds. `began` (monotonic seconds) is when
-    the caller's connection was accepted, `pool` the one that counts the destination's."""
+    the caller's connection was accepted, `pool` the one that counts the destination's, `request`
+    the one that made a tunnel of it."""
 
     __slots__ = (
         "_moved",
@@ -81,6 +83,7 @@ class Relay:
         "peer",
         "plane",
         "pool",
+        "request",
         "series",
         "site",
     )
@@ -98,6 +101,7 @@ class Relay:
         self.deadline = plane.now + idle_timeout
         self.began = time.monotonic()
         self.pool: Pool[Any] | None = None
+        self.request: RequestHead | None = None
         self._moved = 0
         self._over = False
 
@@ -141,8 +145,8 @@ class Relay:
         """A stream lives until the drain's own end."""
 
     def recheck(self, now: float) -> None:
-        if not self.site.recheck():
-            self.plane.cut(self.site, self.peer)
+        if not self.site.recheck(self.request):
+            self.plane.cut(self.site, self.peer, self.request)
             self.abort()
 
     def abort(self) -> None:

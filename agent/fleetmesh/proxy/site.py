@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from fleetmesh.core.authz import Verdict
+from fleetmesh.core.authz import Rules, Verdict
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table, UpstreamEntry
@@ -35,7 +35,8 @@ class Site:
     intention's. `failure` is what an unreachable endpoint means here. `route_name` is the route's
     that the current request takes, empty when it takes none, and `leg` what that and its split say
     of it. `set_cookie` are lines for the head of the current answer. `detected`: the protocol was
-    found out from the first bytes; `sni` is the name in them where they were TLS.
+    found out from the first bytes; `sni` is the name in them where they were TLS. `identity` is
+    the SPIFFE ID that the caller has proved.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class Site:
         "detected",
         "direction",
         "failure",
+        "identity",
         "kind",
         "leg",
         "refusal",
@@ -77,6 +79,7 @@ class Site:
         self.failure = Refusal.CONNECT_FAILED
         self.detected = False
         self.sni = ""
+        self.identity = ""
         self.route_name = ""
         self.leg: Leg | None = None
         self.set_cookie = b""
@@ -89,8 +92,9 @@ class Site:
         """
         raise NotImplementedError
 
-    def recheck(self) -> bool:
-        """Whether the table of the moment permits what was permitted before."""
+    def recheck(self, request: RequestHead | None = None) -> bool:
+        """Whether the table of the moment permits what was permitted before: the connection, and
+        the `request` that is under way on it. `verdict` says why not."""
         return True
 
 
@@ -195,21 +199,32 @@ class ApplicationSite(Site):
 class InboundSite(ApplicationSite):
     """From a peer of this mesh to the application of the local service `destination`.
 
-    `trust_domain` is the one that the peer's certificate names.
+    `trust_domain` is the one that the peer's certificate names. `_rules` judge the requests one
+    by one, where the source has permissions; without them its connection is judged alone.
     """
 
-    __slots__ = ("_trust_domain",)
+    __slots__ = ("_rules", "_trust_domain")
 
     def __init__(
         self, serving: Serving, source: str, destination: str, kind: str, trust_domain: str
     ) -> None:
         super().__init__(serving, Direction.INBOUND, source, destination, kind)
         self._trust_domain = trust_domain
+        self._rules: Rules | None = None
         self.recheck()
 
-    def recheck(self) -> bool:
+    def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
+        rules = self._rules
+        if rules is not None and request is not None:
+            verdict = self.verdict = rules.settle(request)
+            if not verdict.allowed:
+                return Refusal.AMBIGUOUS if verdict.ambiguous else Refusal.DENIED
+        return super().lane(tried, request)
+
+    def recheck(self, request: RequestHead | None = None) -> bool:
         table = self._serving.table
         entry = table.services.get(self.destination)
+        self._rules = None
         if entry is None:
             self.refusal = Refusal.APPLICATION_DOWN
             return False
@@ -217,6 +232,13 @@ class InboundSite(ApplicationSite):
             self.verdict = Verdict(False)
             self.refusal = Refusal.UNTRUSTED_PEER
             return False
+        if self.kind == "http":
+            self._rules = rules = entry.authorizer.rules(self.source)
+            if rules is not None:
+                self.refusal = None
+                if request is not None:
+                    self.verdict = rules.settle(request)
+                return request is None or self.verdict.allowed
         self.verdict = entry.authorizer.decide(self.source)
         self.refusal = None if self.verdict.allowed else Refusal.DENIED
         return self.verdict.allowed
@@ -231,7 +253,7 @@ class PlainSite(ApplicationSite):
         super().__init__(serving, Direction.PLAIN, "", destination, "permissive")
         self.recheck()
 
-    def recheck(self) -> bool:
+    def recheck(self, request: RequestHead | None = None) -> bool:
         entry = self._serving.table.services.get(self.destination)
         permitted = entry is not None and entry.service.mode is Mode.PERMISSIVE
         self.refusal = None if permitted else Refusal.PLAINTEXT

@@ -399,6 +399,19 @@ def test_intention_without_a_known_action_denies(action: str) -> None:
     assert len(result.warnings) == 1
 
 
+@pytest.mark.parametrize(("protocol", "told"), [("tcp", 1), ("http", 0)])
+def test_permissions_for_a_tcp_service_are_told(protocol: str, told: int) -> None:
+    permission = {"Action": "allow", "HTTP": {"PathPrefix": "/"}}
+    entries = (IntentionEntry("shop", "web", permissions=[permission]),)
+    local = ServiceSettings(name="web", port=8080, protocol=Protocol(protocol))
+    result = compiled(observed(intentions=entries), replace(SETTINGS, services=(local,)))
+    (web,) = result.snapshot.services
+    assert len(web.intentions[0].permissions) == 1
+    assert [w.rule for w in result.warnings] == [
+        "web is a tcp service: the whole source is denied"
+    ] * told
+
+
 def test_equal_observations_compile_to_equal_snapshots() -> None:
     """The order of Consul's answers is no change."""
     one, two = instance(number=1, Meta={"a": "1", "b": "2"}), instance(number=2)

@@ -13,6 +13,7 @@ from tests.support.ca import Authority, spiffe
 from tests.support.worker import local_service, snapshot, upstream
 
 from fleetmesh.edge.admin import without_keys
+from fleetmesh.model.intention import Permission
 from fleetmesh.model.snapshot import Leaf, LocalService
 from fleetmesh.model.traffic import (
     Balancing,
@@ -104,6 +105,12 @@ def test_an_export_with_certificates_is_what_was_exported(
     assert plan.snapshot.upstreams[0].routes == ROUTES
 
 
+def by_request(**criteria: Any) -> dict[str, Any]:
+    permission = {"action": "allow", **criteria}
+    pair = {"source": "web", "destination": "api"}
+    return {**pair, "action": "deny", "precedence": 9, "permissions": [permission]}
+
+
 def test_settings_of_workers(document: dict[str, Any], tmp_path: Path) -> None:
     plan = read(document | {"settings": {"http": {"idle_timeout": 7}}}, tmp_path)
     assert isinstance(plan, Plan)
@@ -121,6 +128,14 @@ def test_settings_of_workers(document: dict[str, Any], tmp_path: Path) -> None:
         (
             lambda d: d["upstreams"][0]["target"]["endpoints"][0].update(prt=1),
             "upstreams[0].target.endpoints[0].prt: is not known here",
+        ),
+        (
+            lambda d: d["services"][0].update(intentions=[by_request(path_regex="(")]),
+            "services[0].intentions[0].permissions[0].path_regex: is no regex of RE2",
+        ),
+        (
+            lambda d: d["services"][0].update(intentions=[by_request(query=[])]),
+            "services[0].intentions[0].permissions[0].query: is not known here",
         ),
         (
             lambda d: routes(d)[0]["match"].update(path_suffix="/x"),
@@ -259,7 +274,7 @@ def test_the_reference_is_right(tmp_path: Path, authority: Authority) -> None:
     assert isinstance(plan, Plan), plan
     msgspec.json.decode(text.split("```json\n")[2].split("```")[0], type=Route)
     values = (LocalService, Leaf, Upstream, Target, Endpoint, Route, Match, FieldMatch, QueryMatch)
-    shares = (Split, Balancing, HashPolicy, Limits)
+    shares = (Split, Balancing, HashPolicy, Limits, Permission)
     kinds = (SnapshotFile, *values, *shares, ListenerEntry)
     keys = {field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)}
     assert {key for key in keys if f"`{key}`" not in text} == set()
