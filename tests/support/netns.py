@@ -10,9 +10,12 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 CLONE_NEWNET = 0x40000000
+NAMED = Path("/run/netns")
+PREFIX = "fmt-"
 SO_ORIGINAL_DST = 80
 PATIENCE = 3.0
 
@@ -91,10 +94,20 @@ class Netns:
             os.close(fd)
 
 
+def _sweep() -> None:
+    """Delete the namespaces of runs that were killed before they could."""
+    for named in NAMED.glob(f"{PREFIX}*"):
+        owner = named.name.rpartition("-")[2]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            # Another run may sweep at the same time.
+            subprocess.run(["ip", "netns", "del", named.name], check=False, capture_output=True)
+
+
 @contextmanager
 def netns(label: str) -> Iterator[Netns]:
     """A new namespace, deleted at the end. `label` is at most eight characters."""
-    name = f"fmt-{label}-{os.getpid()}"
+    _sweep()
+    name = f"{PREFIX}{label}-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         space = Netns(name)
