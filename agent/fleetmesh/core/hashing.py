@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fleetmesh.balance.hashing import BITS, digest
 from fleetmesh.core.request import RequestHead
+from fleetmesh.core.routes import field_name, parameter
 from fleetmesh.model.traffic import HashPolicy
 
 
@@ -31,9 +32,9 @@ class Hashing:
             elif request is None:
                 value = None
             elif policy.header:
-                value = request.field(_name(policy.header))
+                value = request.field(field_name(policy.header))
             elif policy.query:
-                value = _parameter(request.target, policy.query.encode())
+                value = parameter(request.target.partition(b"?")[2], policy.query.encode())
             else:
                 value = self._cookie(policy, request, drawn)
             if value is not None:
@@ -60,16 +61,3 @@ class Hashing:
             line += b"; Path=" + policy.cookie_path.encode()
         self.set_cookie += line + b"; HttpOnly\r\n"
         return fresh
-
-
-def _name(header: str) -> bytes:
-    lower = header.lower()
-    return b"host" if lower == ":authority" else lower.encode()
-
-
-def _parameter(target: bytes, name: bytes) -> bytes | None:
-    for part in target.partition(b"?")[2].split(b"&"):
-        key, _, value = part.partition(b"=")
-        if key == name:
-            return value
-    return None

@@ -119,7 +119,7 @@ class Candidate:
         self._regex: Any = compile_regex(self.pattern) if self.pattern else None
         self._methods = frozenset(method.upper().encode() for method in match.methods)
         self._fields = [Value(field, field_name(field.name)) for field in match.headers]
-        self._query = [Value(parameter, parameter.name.encode()) for parameter in match.query]
+        self._query = [Value(wanted, wanted.name.encode()) for wanted in match.query]
         self.asks = bool(
             self._regex or self._methods or self._fields or self._query or self._folded
         )
@@ -137,7 +137,7 @@ class Candidate:
             if not wanted.accepts(fields.field(wanted.name)):
                 return False
         for wanted in self._query:  # noqa: SIM110 -- all() would make a generator a request
-            if not wanted.accepts(_parameter(query, wanted.name)):
+            if not wanted.accepts(parameter(query, wanted.name)):
                 return False
         return True
 
@@ -199,7 +199,7 @@ def field_name(name: str) -> bytes:
     return b"host" if lower == ":authority" else lower.encode()
 
 
-def _parameter(query: bytes, name: bytes) -> bytes | None:
+def parameter(query: bytes, name: bytes) -> bytes | None:
     for part in query.split(b"&"):
         key, _, value = part.partition(b"=")
         if key == name:

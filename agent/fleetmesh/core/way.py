@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from fleetmesh.core.target import TargetEntry
-from fleetmesh.model.traffic import FieldChanges, Match, Retries, Route, Split, Upstream
+from fleetmesh.model.traffic import FieldChanges, Match, Retries, Route, Split, Target, Upstream
 
 _UNCHANGED = FieldChanges()
 _ONCE = Retries()
+_SILENT = Route(name="")
 
 
 class Leg:
@@ -78,35 +79,37 @@ class Way:
 
 
 def route_way(route: Route, upstream: Upstream, targets: Mapping[str, TargetEntry]) -> Way:
+    return _way(route, route.target or upstream.target, route.splits, route.timeout, targets)
+
+
+def default_way(upstream: Upstream, targets: Mapping[str, TargetEntry]) -> Way:
+    """Of what no route is for."""
+    return _way(None, upstream.target, upstream.splits, upstream.timeout, targets)
+
+
+def _way(
+    route: Route | None,
+    target: Target,
+    splits: Sequence[Split],
+    timeout: float | None,
+    targets: Mapping[str, TargetEntry],
+) -> Way:
+    said = route or _SILENT
     speaks = (
-        route.timeout is not None
-        or route.idle_timeout is not None
-        or route.retries != _ONCE
-        or _changes(route)
+        timeout is not None
+        or said.idle_timeout is not None
+        or said.retries != _ONCE
+        or _changes(said)
     )
 
     def way(target_id: str, split: Split | None) -> Way:
         leg = None
         if speaks or (split is not None and _changes(split)):
-            leg = Leg(route, split, route.timeout)
-        return Way(route.name, targets[target_id], route.match, route.prefix_rewrite, leg)
+            leg = Leg(route, split, timeout)
+        return Way(said.name, targets[target_id], said.match, said.prefix_rewrite, leg)
 
-    whole = way((route.target or upstream.target).id, None)
-    whole.divide([(split.weight, way(split.target.id, split)) for split in route.splits])
-    return whole
-
-
-def default_way(upstream: Upstream, targets: Mapping[str, TargetEntry]) -> Way:
-    """Of what no route is for."""
-
-    def way(target_id: str, split: Split | None) -> Way:
-        leg = None
-        if upstream.timeout is not None or (split is not None and _changes(split)):
-            leg = Leg(None, split, upstream.timeout)
-        return Way("", targets[target_id], Match(), "", leg)
-
-    whole = way(upstream.target.id, None)
-    whole.divide([(split.weight, way(split.target.id, split)) for split in upstream.splits])
+    whole = way(target.id, None)
+    whole.divide([(split.weight, way(split.target.id, split)) for split in splits])
     return whole
 
 

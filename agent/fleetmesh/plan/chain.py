@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from fleetmesh.balance import PICKERS
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.traffic import Balancing, HashPolicy
 from fleetmesh.plan import chain_answer as consul
@@ -13,8 +14,6 @@ from fleetmesh.plan.chain_answer import Chain, ChainNode, ChainTarget
 DEFAULT_CONNECT_TIMEOUT = 5.0
 GATEWAY_SERVICE = "mesh-gateway"
 """The name that mesh gateways are registered under unless told otherwise."""
-
-_POLICIES = ("", "round_robin", "random", "least_request", "ring_hash", "maglev")
 
 
 class InstanceQuery(msgspec.Struct, frozen=True):
@@ -147,7 +146,7 @@ def _balancing(node: ChainNode, where: str) -> tuple[Balancing, list[Problem]]:
         return Balancing(), []
     warnings: list[Problem] = []
     policy = balancer.policy
-    if policy not in _POLICIES:
+    if policy and policy not in PICKERS:
         warnings.append(
             Problem(f"{where}.Policy", f"{policy} is not known here: the agent's default serves")
         )

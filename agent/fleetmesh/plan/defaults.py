@@ -13,8 +13,7 @@ from msgspec import field
 
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.traffic import Limits
-
-DEFAULT_CONNECT_TIMEOUT = 5.0
+from fleetmesh.plan.chain import DEFAULT_CONNECT_TIMEOUT
 
 
 class UpstreamLimits(msgspec.Struct, frozen=True, rename="pascal"):
