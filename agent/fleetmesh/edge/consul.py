@@ -16,6 +16,7 @@ import msgspec
 from consul import aio
 from consul.base import Response
 
+from fleetmesh.plan.acl import NODE_READ, missing
 from fleetmesh.plan.answers import (
     AgentChecks,
     AgentSelf,
@@ -89,8 +90,8 @@ class ConsulClient:
         return (await self._get("/v1/agent/self", AgentSelf)).value
 
     async def check_token(self) -> None:
-        """Raises ConsulError when the token is no longer accepted. Well without a token, and on
-        servers without ACLs (401)."""
+        """Raises ConsulError when the token is no longer accepted, or sees no node at all: lists
+        of instances are empty then. Well without a token, and on servers without ACLs (401)."""
         if not self._headers:
             return
         try:
@@ -98,6 +99,10 @@ class ConsulClient:
         except ConsulError as error:
             if error.status != 401:
                 raise
+            return
+        path = "/v1/catalog/nodes"
+        if not (await self._list(path, tuple[Any, ...], 0)).value:
+            raise ConsulError(f"{path}: {NODE_READ}", 403)
 
     async def agent_services(self) -> AgentServices:
         return (await self._get("/v1/agent/services", AgentServices)).value
@@ -118,7 +123,8 @@ class ConsulClient:
         try:
             await self._put(f"/v1/agent/service/deregister/{service_id}")
         except ConsulError as error:
-            if error.status != 404:
+            # Before it is asked whether we may, 1.8 looks for the service: 500.
+            if error.status != 404 and "Unknown service" not in str(error):
                 raise
 
     async def beat(self, check_id: str) -> None:
@@ -200,7 +206,10 @@ class ConsulClient:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise ConsulError(f"{path}: {str(error) or type(error).__name__}") from error
         if response.code != 200:
-            raise ConsulError(f"{path}: {response.code} {response.body.strip()}", response.code)
+            said = f"{path}: {response.code} {response.body.strip()}"
+            if response.code == 403 and (rule := missing(path, response.body)):
+                said += f" ({rule})"
+            raise ConsulError(said, response.code)
         return response
 
 
