@@ -81,6 +81,26 @@ def test_a_token_one_rule_short_names_it(consul: ConsulServer, tmp_path: Path, n
         mesh.eventually(lambda: wanted in mesh.status()["consul"]["error"], wanted)
 
 
+def test_reload_takes_a_new_token(consul: ConsulServer, tmp_path: Path) -> None:
+    """One that lacks a rule is replaced by one that has it; the file may not be missing."""
+    file = tmp_path / "token"
+    file.write_text(token(consul, "before", list(RULES[1:])))
+    with agent(
+        tmp_path / "agent", consul={"address": consul.address, "token_file": str(file)}
+    ) as mesh:
+        mesh.declare("web", 8080, user="daemon")
+        mesh.start(ready=False)
+        wanted = NEEDED[str(RULES[0])]
+        mesh.eventually(lambda: wanted in mesh.status()["consul"]["error"], wanted)
+        file.unlink()
+        status, answer = mesh.ask("POST", "/v1/reload")
+        assert (status, "token_file" in answer["problems"][0]["rule"]) == (400, True)
+        file.write_text(token(consul, "after", list(RULES)))
+        assert mesh.ask("POST", "/v1/reload")[0] == 200
+        mesh.eventually(lambda: mesh.service("web")["registered"], "the registration")
+        mesh.eventually(lambda: mesh.status()["consul"]["error"] == "", "no error")
+
+
 def test_what_is_gone_already_is_deregistered_well(consul: ConsulServer) -> None:
     """With ACLs a 1.8 agent answers 500 to it, without them 404."""
 

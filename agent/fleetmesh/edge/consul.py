@@ -73,7 +73,8 @@ class ConsulClient:
         parts = urlsplit(address if "//" in address else f"http://{address}")
         host = parts.hostname or "127.0.0.1"
         self.address = address
-        self._headers = {"X-Consul-Token": token} if token else {}
+        self._headers: dict[str, str] = {}
+        self.use_token(token)
         self._http = aio.HTTPClient(
             f"[{host}]" if ":" in host else host,
             parts.port or 8500,
@@ -82,6 +83,10 @@ class ConsulClient:
             connections_limit=MAX_CONNECTIONS,
             connections_timeout=REQUEST_TIMEOUT,
         )
+
+    def use_token(self, token: str | None) -> None:
+        """From the next request on; queries that are held go on with the one before."""
+        self._headers = {"X-Consul-Token": token} if token else {}
 
     async def close(self) -> None:
         await self._http.close()
