@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from fleetmesh.cli import (
+    acl,
     agent,
     capture,
     check,
@@ -61,6 +62,7 @@ app.command("status")(status.status)
 app.command("requests")(requests.requests)
 app.command("check")(check.check)
 app.add_typer(capture.app, name="capture")
+app.add_typer(acl.app, name="acl")
 app.command("validate")(validate.validate)
 app.command("reload")(reload.reload)
 app.command("dataplane")(dataplane.dataplane)

@@ -17,6 +17,7 @@ import msgspec
 from consul import aio
 from consul.base import Response
 
+from fleetmesh.plan.acl import NODE_READ, missing
 from fleetmesh.plan.answers import (
     AgentChecks,
     AgentSelf,
@@ -80,7 +81,8 @@ class ConsulClient:
         parts = urlsplit(address if "//" in address else f"http://{address}")
         host = parts.hostname or "127.0.0.1"
         self.address = address
-        self._headers = {"X-Consul-Token": token} if token else {}
+        self._headers: dict[str, str] = {}
+        self.use_token(token)
         self._http = aio.HTTPClient(
             f"[{host}]" if ":" in host else host,
             parts.port or 8500,
@@ -90,6 +92,10 @@ class ConsulClient:
             connections_timeout=REQUEST_TIMEOUT,
         )
 
+    def use_token(self, token: str | None) -> None:
+        """From the next request on; queries that are held go on with the one before."""
+        self._headers = {"X-Consul-Token": token} if token else {}
+
     async def close(self) -> None:
         await self._http.close()
 
@@ -97,8 +103,8 @@ class ConsulClient:
         return (await self._get("/v1/agent/self", AgentSelf)).value
 
     async def check_token(self) -> None:
-        """Raises ConsulError when the token is no longer accepted. Well without a token, and on
-        servers without ACLs (401)."""
+        """Raises ConsulError when the token is no longer accepted, or sees no node at all: lists
+        of instances are empty then. Well without a token, and on servers without ACLs (401)."""
         if not self._headers:
             return
         try:
@@ -106,6 +112,10 @@ class ConsulClient:
         except ConsulError as error:
             if error.status != 401:
                 raise
+            return
+        path = "/v1/catalog/nodes"
+        if not (await self._list(path, tuple[Any, ...], 0)).value:
+            raise ConsulError(f"{path}: {NODE_READ}", 403)
 
     async def agent_services(self) -> AgentServices:
         return (await self._get("/v1/agent/services", AgentServices)).value
@@ -126,7 +136,8 @@ class ConsulClient:
         try:
             await self._put(f"/v1/agent/service/deregister/{service_id}")
         except ConsulError as error:
-            if error.status != 404:
+            # Before it is asked whether we may, 1.8 looks for the service: 500.
+            if error.status != 404 and "Unknown service" not in str(error):
                 raise
 
     async def beat(self, check_id: str) -> None:
@@ -233,7 +244,10 @@ class ConsulClient:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise ConsulError(f"{path}: {str(error) or type(error).__name__}") from error
         if response.code != 200:
-            raise ConsulError(f"{path}: {response.code} {response.body.strip()}", response.code)
+            said = f"{path}: {response.code} {response.body.strip()}"
+            if response.code == 403 and (rule := missing(path, response.body)):
+                said += f" ({rule})"
+            raise ConsulError(said, response.code)
         return response
 
 

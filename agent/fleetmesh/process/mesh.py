@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from fleetmesh.edge import users
-from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.consul import ConsulClient, ConsulError, read_token
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.compile import compile_snapshot
@@ -59,6 +59,7 @@ class Mesh:
         self.observer = Observer(client, front.settings, self._mark, lambda: self.registrar.nudge())
         self.registrar = Registrar(client, self.observer.contact)
         self.keeper = CaptureKeeper(front.settings)
+        self._client = client
         self._files = files
         self._changed = changed
         self._loop = asyncio.get_running_loop()
@@ -174,6 +175,10 @@ class Mesh:
         ]
         if fixed:
             return fixed
+        try:
+            token = await asyncio.to_thread(read_token, settings.consul.token_file)
+        except ConsulError as error:
+            return [Problem(str(self._files[0]), str(error))]
         ports = allocate(settings, self.front.ports)
         if not isinstance(ports, Allocation):
             return ports
@@ -181,7 +186,9 @@ class Mesh:
         problems = self.front.try_listeners(settings, ports)
         if problems:
             return problems
+        self._client.use_token(token)
         await self._switch(settings, ports, uids)
+        self.registrar.nudge()
         self.front.close_unwanted()
         return []
 

@@ -187,6 +187,9 @@ class Observer:
         self._fold(replace(self.observed, intentions=answer.value, default_allow=allow))
 
     async def _catalog(self, answer: Answer[CatalogServices]) -> None:
+        if self.observed.catalog is None:
+            # A token that sees no node is told of no instance, without a word.
+            await self._client.check_token()
         self._fold(replace(self.observed, catalog=frozenset(answer.value)))
 
     async def _service_defaults(self, answer: Answer[tuple[ServiceDefaults, ...]]) -> None:

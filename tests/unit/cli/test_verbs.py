@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from fleetmesh import __version__
 from fleetmesh.cli import app
 
-VERBS = ("agent", "status", "requests", "check", "capture", "validate", "reload", "version")
+VERBS = ("agent", "status", "requests", "check", "capture", "acl", "validate", "reload", "version")
 
 
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -117,3 +117,16 @@ def test_reload_that_is_refused(agent: FakeAgent, run: Run) -> None:
         '/etc/fleetmesh/agent.yaml:2: workerz: is not known here. Did you mean "workers"?',
         "fleetmesh: the settings are refused, the old ones stay in force",
     ]
+
+
+def test_acl_policy_is_printed_for_the_services_of_this_host(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text("address: 10.0.0.1\n")
+    services = tmp_path / "services.d"
+    services.mkdir()
+    (services / "web.yaml").write_text("name: web\nport: 8080\n")
+    where = ["--agent", str(tmp_path / "agent.yaml"), "--services", str(services)]
+    shown = CliRunner().invoke(app, ["acl", "policy", *where])
+    assert shown.exit_code == 0
+    assert 'service "web-sidecar-proxy" { policy = "write" }' in shown.output
+    (tmp_path / "agent.yaml").write_text("address: nowhere\n")
+    assert CliRunner().invoke(app, ["acl", "policy", *where]).exit_code == 2
