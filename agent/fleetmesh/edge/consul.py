@@ -8,15 +8,15 @@ they know neither `index` on certificates nor `cached`, nor the whole body of a 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import ssl
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-from consul import aio
+from consul import aio, base
 from consul.base import Response
 
+from fleetmesh.edge.consul_link import Where, explained
 from fleetmesh.plan.acl import NODE_READ, missing
 from fleetmesh.plan.answers import (
     AgentChecks,
@@ -77,23 +77,19 @@ class ConsulClient:
     changed, and return after `WAIT` seconds in any case.
     """
 
-    def __init__(self, address: str, token: str | None = None) -> None:
-        parts = urlsplit(address if "//" in address else f"http://{address}")
-        host = parts.hostname or "127.0.0.1"
+    def __init__(
+        self, address: str, token: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.address = address
+        self.token: str | None = None
+        self.tls = tls
         self._headers: dict[str, str] = {}
         self.use_token(token)
-        self._http = aio.HTTPClient(
-            f"[{host}]" if ":" in host else host,
-            parts.port or 8500,
-            parts.scheme,
-            verify=parts.scheme == "https",
-            connections_limit=MAX_CONNECTIONS,
-            connections_timeout=REQUEST_TIMEOUT,
-        )
+        self._http = _Transport(Where(address), tls)
 
     def use_token(self, token: str | None) -> None:
         """From the next request on; queries that are held go on with the one before."""
+        self.token = token
         self._headers = {"X-Consul-Token": token} if token else {}
 
     async def close(self) -> None:
@@ -242,7 +238,7 @@ class ConsulClient:
         try:
             response: Response = await request
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise ConsulError(f"{path}: {str(error) or type(error).__name__}") from error
+            raise ConsulError(f"{path}: {explained(error) or type(error).__name__}") from error
         if response.code != 200:
             said = f"{path}: {response.code} {response.body.strip()}"
             if response.code == 403 and (rule := missing(path, response.body)):
@@ -251,14 +247,18 @@ class ConsulClient:
         return response
 
 
-def read_token(token_file: str | None) -> str | None:
-    """The token in `token_file`; None without a file. Raises ConsulError."""
-    if token_file is None:
-        return None
-    try:
-        return Path(token_file).read_text(encoding="utf-8").strip() or None
-    except OSError as error:
-        raise ConsulError(f"token_file: {error}") from error
+class _Transport(aio.HTTPClient):  # type: ignore[misc]  # py-consul has no types
+    """py-consul's, which knows neither Unix sockets nor certificates that are renewed."""
+
+    def __init__(self, where: Where, tls: ssl.SSLContext | None) -> None:
+        base.HTTPClient.__init__(self, where.host, where.port, where.scheme)
+        connector: aiohttp.BaseConnector
+        if where.socket:
+            connector = aiohttp.UnixConnector(where.socket, limit=MAX_CONNECTIONS)
+        else:
+            connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=tls or True)
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
 
 
 async def _refused(index: int, reason: str) -> Answer[tuple[T, ...]]:

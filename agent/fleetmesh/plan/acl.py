@@ -12,13 +12,12 @@ from urllib.parse import unquote
 
 import msgspec
 
-from fleetmesh.settings import Settings
-
 _AGENT = "/v1/agent/self"
 _LEAF = "/v1/agent/connect/ca/leaf/"
 _CHAIN = "/v1/discovery-chain/"
 _HEALTH = "/v1/health/connect/"
 _KEYS = "/v1/kv/"
+VIRTUAL_IPS = "fleetmesh/virtual-ips/"
 _INTENTIONS = "/v1/connect/intentions"
 _REGISTERING = ("/v1/agent/service/", "/v1/agent/check/")
 NODE_READ = 'the token needs node:read: node_prefix "" { policy = "read" }'
@@ -36,17 +35,17 @@ class Rule(msgspec.Struct, frozen=True):
         return f'{self.resource} {json.dumps(self.name)} {{ policy = "{self.access}" }}'
 
 
-def rules(settings: Settings) -> tuple[Rule, ...]:
-    """The least that the agent of this host needs."""
+def rules(services: Iterable[str]) -> tuple[Rule, ...]:
+    """The least that the agent of a host with these services needs."""
     own: list[Rule] = []
-    for service in settings.services:
-        name = service.name
+    for name in services:
         own.append(Rule("service", name, "write", f"Register {name}, have its certificate."))
         own.append(Rule("service", f"{name}-sidecar-proxy", "write", "Register its sidecar."))
     return (
         *own,
         Rule("service_prefix", "", "read", "Find services, read their chains and intentions."),
         Rule("node_prefix", "", "read", "See instances: Consul shows none of a hidden node."),
+        Rule("key_prefix", VIRTUAL_IPS, "write", "Agree with other hosts on virtual addresses."),
     )
 
 
@@ -75,6 +74,8 @@ def missing(path: str, said: str) -> str:
         return 'the token needs service:read: service_prefix "" { policy = "read" }'
     if path == _AGENT:
         return 'the token needs agent:read: agent_prefix "" { policy = "read" }'
+    if path.startswith(_KEYS + VIRTUAL_IPS):
+        return f'the token needs key:write: key_prefix "{VIRTUAL_IPS}" {{ policy = "write" }}'
     if path.startswith(_KEYS):
         return f'the token needs key:write on "{unquote(path.removeprefix(_KEYS))}"'
     if path.startswith(_REGISTERING):

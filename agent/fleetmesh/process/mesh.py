@@ -14,8 +14,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from fleetmesh.edge import users
-from fleetmesh.edge.consul import ConsulClient, ConsulError, read_token
+from fleetmesh.edge import consul_link, users
+from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.compile import compile_snapshot
@@ -145,10 +145,11 @@ class Mesh:
         identified = {service.name for service in services if service.leaf is not None}
         await self.keeper.apply(_only(settings, identified), self.front.ports.outbound, self.uids)
 
-    async def reload(self) -> list[Problem]:
-        """Read the settings again. With problems nothing changes, but they are shown."""
+    async def reload(self, handed: str | None = None) -> list[Problem]:
+        """Read the settings again, and the token, unless one is `handed` over. With problems
+        nothing changes, but they are shown."""
         async with self._reconciling:
-            self.refused = await self._reload()
+            self.refused = await self._reload(handed)
         if self.refused:
             log.error(
                 "reload refused: %s",
@@ -160,7 +161,7 @@ class Mesh:
         self._changed()
         return self.refused
 
-    async def _reload(self) -> list[Problem]:
+    async def _reload(self, handed: str | None) -> list[Problem]:
         settings = await asyncio.to_thread(load, *self._files, users.resolve)
         if not isinstance(settings, Settings):
             return settings
@@ -176,9 +177,12 @@ class Mesh:
         if fixed:
             return fixed
         try:
-            token = await asyncio.to_thread(read_token, settings.consul.token_file)
-        except ConsulError as error:
-            return [Problem(str(self._files[0]), str(error))]
+            token = await asyncio.to_thread(
+                consul_link.next_token, settings.consul, handed, self._client.token
+            )
+            await asyncio.to_thread(consul_link.renew, self._client.tls, settings.consul)
+        except consul_link.UnfitError as error:
+            return [error.of(self._files[0])]
         ports = allocate(settings, self.front.ports)
         if not isinstance(ports, Allocation):
             return ports
@@ -186,9 +190,11 @@ class Mesh:
         problems = self.front.try_listeners(settings, ports)
         if problems:
             return problems
+        renewed = token != self._client.token
         self._client.use_token(token)
         await self._switch(settings, ports, uids)
-        self.registrar.nudge()
+        if renewed:
+            self.registrar.renew()
         self.front.close_unwanted()
         return []
 

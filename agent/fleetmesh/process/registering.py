@@ -32,6 +32,7 @@ class Registrar:
         self._contact = contact
         self._wanted: tuple[Registration, ...] | None = None
         self._ready: frozenset[str] = frozenset()
+        self._again = False
         self._wake = asyncio.Event()
         self._tasks = TaskSet()
 
@@ -48,6 +49,12 @@ class Registrar:
 
     def nudge(self) -> None:
         """Compare now: Consul may have lost something."""
+        self._wake.set()
+
+    def renew(self) -> None:
+        """Register all again: Consul's agent keeps, and uses, the token that a service was
+        registered with, also to take it out of the catalog."""
+        self._again = True
         self._wake.set()
 
     async def _run(self) -> None:
@@ -78,6 +85,11 @@ class Registrar:
             return
         wanted = self._wanted
         checks = await self._client.agent_checks()
+        again, self._again = self._again, False
+        if again:
+            for registration in wanted:
+                if registration.id in registered:
+                    await self._client.register(registration.body)
         for action in actions(wanted, registered, checks, self._ready):
             match action:
                 case Register(registration):

@@ -69,7 +69,8 @@ class FakeAgent:
     async def capture_remove(self) -> Any:
         return CaptureStatus("removed")
 
-    async def reload(self) -> Sequence[Problem]:
+    async def reload(self, token: str | None) -> Sequence[Problem]:
+        self.asked.append(token)
         return self.problems
 
 

@@ -3,17 +3,10 @@ from __future__ import annotations
 import pytest
 
 from fleetmesh.plan.acl import missing, policy, rules
-from fleetmesh.settings import ServiceSettings, Settings
-
-SETTINGS = Settings(
-    address="10.0.0.1",
-    services=(ServiceSettings("web", 80, id="web-1"), ServiceSettings("api", 81)),
-)
 
 
 def test_policy_writes_the_host_s_own_services_and_reads_the_rest() -> None:
-    """By name: Consul's rules know no ids."""
-    text = policy(rules(SETTINGS))
+    text = policy(rules(["web", "api"]))
     granted = [line for line in text.splitlines() if not line.startswith("#")]
     assert granted == [
         'service "web" { policy = "write" }',
@@ -22,6 +15,7 @@ def test_policy_writes_the_host_s_own_services_and_reads_the_rest() -> None:
         'service "api-sidecar-proxy" { policy = "write" }',
         'service_prefix "" { policy = "read" }',
         'node_prefix "" { policy = "read" }',
+        'key_prefix "fleetmesh/virtual-ips/" { policy = "write" }',
     ]
     assert text.count("#") == len(granted)
 
@@ -36,6 +30,7 @@ def test_policy_writes_the_host_s_own_services_and_reads_the_rest() -> None:
         ("/v1/connect/intentions/check", "Permission denied", "service:read"),
         ("/v1/agent/self", "Permission denied", "agent:read"),
         ("/v1/kv/a/b", "Permission denied", 'key:write on "a/b"'),
+        ("/v1/kv/fleetmesh/virtual-ips/web", "denied", 'key_prefix "fleetmesh/virtual-ips/" {'),
         ("/v1/catalog/services", "ACL not found", "does not know the token"),
     ],
 )
