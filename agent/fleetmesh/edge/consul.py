@@ -98,6 +98,11 @@ class ConsulClient:
     async def agent_self(self) -> AgentSelf:
         return (await self._get("/v1/agent/self", AgentSelf)).value
 
+    async def datacenter(self) -> str:
+        """As the catalog says of its own servers; empty where the token sees none of them."""
+        answer = await self._list("/v1/catalog/service/consul", tuple[dict[str, Any], ...], 0)
+        return next((str(server.get("Datacenter", "")) for server in answer.value), "")
+
     async def check_token(self) -> None:
         """Raises ConsulError when the token is no longer accepted, or sees no node at all: lists
         of instances are empty then. Well without a token, and on servers without ACLs (401)."""

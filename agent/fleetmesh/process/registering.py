@@ -90,6 +90,7 @@ class Registrar:
             for registration in wanted:
                 if registration.id in registered:
                     await self._client.register(registration.body)
+                    _log("registered again", registration.id)
         for action in actions(wanted, registered, checks, self._ready):
             match action:
                 case Register(registration):

@@ -1,13 +1,15 @@
 """Make policies in Consul, each with one token, and tell the tokens.
 
 Standard input: {"url", "token" (a management token), "check" (change nothing), "wanted": [{"name",
-"description", "rules"}]}. Standard output: {"changed": [name…], "tokens": {name: secret}}; a token
+"description", "rules"}], "keep": (former rules for services stay, for those may still have to be
+taken out of the catalog)}. Standard output: {"changed": [name…], "tokens": {name: secret}}; a token
 that is still to be made is missing in check mode.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -37,7 +39,17 @@ class Consul:
             sys.exit(f"Consul cannot be asked at {self._url}: {error}")
 
 
-def settle_policy(consul: Consul, wanted: dict[str, str], check: bool) -> tuple[str, bool]:
+FORMER = re.compile(r'^service "[^"]+" \{ policy = "write" \}$', re.MULTILINE)
+
+
+def with_former(rules: str, held: str) -> str:
+    former = [rule for rule in FORMER.findall(held) if rule not in rules]
+    return rules + "".join(f"{rule}\n" for rule in former)
+
+
+def settle_policy(
+    consul: Consul, wanted: dict[str, str], check: bool, keep: bool
+) -> tuple[str, bool]:
     """The policy's ID, empty when it is still to be made, and whether it was not as wanted."""
     body = {
         "Name": wanted["name"],
@@ -49,6 +61,8 @@ def settle_policy(consul: Consul, wanted: dict[str, str], check: bool) -> tuple[
             continue
         path = f"/v1/acl/policy/{listed['ID']}"
         held = consul.call("GET", path)
+        if keep:
+            body["Rules"] = with_former(wanted["rules"], held.get("Rules", ""))
         differs = any(held.get(key) != value for key, value in body.items())
         if differs and not check:
             consul.call("PUT", path, {"ID": listed["ID"], **body})
@@ -75,7 +89,7 @@ def main() -> None:
     consul = Consul(asked["url"], asked["token"])
     changed, tokens = [], {}
     for wanted in asked["wanted"]:
-        policy, policy_changed = settle_policy(consul, wanted, asked["check"])
+        policy, policy_changed = settle_policy(consul, wanted, asked["check"], asked["keep"])
         token, token_made = settle_token(consul, policy, wanted, asked["check"])
         if policy_changed or token_made:
             changed.append(wanted["name"])
