@@ -141,6 +141,13 @@ async def test_wrong_bodies_are_refused_in_json(
     assert agent.asked == []
 
 
+async def test_reload_hands_a_token_over(client: TestClient[Any, Any], agent: FakeAgent) -> None:
+    assert (await client.post("/v1/reload", json={"token": "secret"})).status == 200
+    assert (await client.post("/v1/reload", json={"token": 1})).status == 400
+    assert (await client.post("/v1/reload")).status == 200
+    assert agent.asked == ["secret", None]
+
+
 async def test_reload_tells_its_problems(client: TestClient[Any, Any], agent: FakeAgent) -> None:
     assert (await client.post("/v1/reload")).status == 200
     agent.problems = (Problem("agent.yaml:1: x", "wrong", "mend it"),)
