@@ -24,6 +24,7 @@ pytestmark = [
 
 MANAGEMENT = "2b778dd9-f5f1-6f29-b4b4-9a5fa948757a"
 ACL = {"acl": {"enabled": True, "default_policy": "deny", "tokens": {"master": MANAGEMENT}}}
+AGAIN = "registered web-sidecar-proxy again, with another token"
 RULES = rules(["web"])
 SHARED = [rule for rule in RULES if rule.resource != "key_prefix"]
 NEEDED = {
@@ -180,9 +181,17 @@ def test_a_handed_over_token_is_what_the_registration_lives_on(
         assert (status, "holds no token" in answer["problems"][0]["rule"]) == (400, True)
         assert mesh.ask("POST", "/v1/reload", {"token": 7})[0] == 400
         assert mesh.ask("POST", "/v1/reload", {"token": second})[0] == 200
-        mesh.eventually(lambda: "registered again web" in mesh.log(), "it is registered anew")
-        own = consul.call("GET", "/v1/acl/token/self", token=first)["AccessorID"]
-        consul.call("DELETE", f"/v1/acl/token/{own}", token=MANAGEMENT)
+        mesh.eventually(
+            lambda: AGAIN in mesh.log(),
+            "it is registered anew",
+        )
+        mesh.stop()
+        (tmp_path / "consul-token").write_text(token(consul, "rotated-3", list(RULES)))
+        mesh.start()
+        mesh.eventually(lambda: mesh.log().count(AGAIN) == 2, "so it is by one that starts")
+        for old in (first, second):
+            own = consul.call("GET", "/v1/acl/token/self", token=old)["AccessorID"]
+            consul.call("DELETE", f"/v1/acl/token/{own}", token=MANAGEMENT)
         mesh.declare("web", 8088, user="daemon")
         assert mesh.ask("POST", "/v1/reload")[0] == 200
         mesh.eventually(

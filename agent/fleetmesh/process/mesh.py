@@ -190,11 +190,9 @@ class Mesh:
         problems = self.front.try_listeners(settings, ports)
         if problems:
             return problems
-        renewed = token != self._client.token
         self._client.use_token(token)
         await self._switch(settings, ports, uids)
-        if renewed:
-            self.registrar.renew()
+        self.registrar.nudge()
         self.front.close_unwanted()
         return []
 

@@ -32,7 +32,9 @@ class Registrar:
         self._contact = contact
         self._wanted: tuple[Registration, ...] | None = None
         self._ready: frozenset[str] = frozenset()
-        self._again = False
+        self._tokens: dict[str, str | None] = {}
+        """By id: with which token it was registered. Consul's agent goes on using that one, also
+        to take the service out of the catalog."""
         self._wake = asyncio.Event()
         self._tasks = TaskSet()
 
@@ -49,12 +51,6 @@ class Registrar:
 
     def nudge(self) -> None:
         """Compare now: Consul may have lost something."""
-        self._wake.set()
-
-    def renew(self) -> None:
-        """Register all again: Consul's agent keeps, and uses, the token that a service was
-        registered with, also to take it out of the catalog."""
-        self._again = True
         self._wake.set()
 
     async def _run(self) -> None:
@@ -85,25 +81,29 @@ class Registrar:
             return
         wanted = self._wanted
         checks = await self._client.agent_checks()
-        again, self._again = self._again, False
-        if again:
-            for registration in wanted:
-                if registration.id in registered:
-                    await self._client.register(registration.body)
-                    _log("registered again", registration.id)
         for action in actions(wanted, registered, checks, self._ready):
             match action:
                 case Register(registration):
-                    await self._client.register(registration.body)
+                    await self._register(registration)
                     _log("registered", registration.id)
                 case Deregister(service_id):
                     await self._client.deregister(service_id)
                     _log("deregistered", service_id)
+        for registration in wanted:
+            there = registration.id in registered and registration.service in self._ready
+            if there and self._tokens.get(registration.id) != self._client.token:
+                await self._register(registration)
+                _log("registered", registration.id, " again, with another token")
         beating = [r for r in wanted if r.heartbeat and r.service in self._ready]
         for registration in beating:
             if registration.heartbeat is not None:
                 await self._client.beat(registration.heartbeat)
         self.registered = frozenset(r.service for r in beating)
+
+    async def _register(self, registration: Registration) -> None:
+        token = self._client.token
+        await self._client.register(registration.body)
+        self._tokens[registration.id] = token
 
     def _failed(self, error: ConsulError) -> None:
         self.registered = frozenset()
@@ -116,5 +116,6 @@ class Registrar:
         self.error = str(error)
 
 
-def _log(what: str, service_id: str) -> None:
-    log.info("%s %s", what, service_id, extra={"fields": {"event": what, "id": service_id}})
+def _log(what: str, service_id: str, how: str = "") -> None:
+    fields = {"event": what, "id": service_id}
+    log.info("%s %s%s", what, service_id, how, extra={"fields": fields})
