@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from math import inf
 
 import re2
 
@@ -33,6 +34,10 @@ def problems(routes: Sequence[Route], where: str) -> list[Problem]:
             found.append(Problem(f"{at}.name", f"{route.name} is the name of a route above"))
         names.add(route.name)
         found += _match(route.match, f"{at}.match")
+        for key in ("timeout", "idle_timeout"):
+            seconds = getattr(route, key)
+            if seconds is not None and not 0 <= seconds < inf:
+                found.append(Problem(f"{at}.{key}", f"{seconds} is no time in seconds"))
         found += _rewrite(route, f"{at}.prefix_rewrite")
     return found
 

@@ -53,12 +53,33 @@ class TargetEntry:
 class Way:
     """What a route does with a request. The way of requests that no route is for has no `name`.
 
-    `rewrites`: the target is forwarded changed, as `forwarded` says.
+    `rewrites`: the target is forwarded changed, as `forwarded` says. `limits`: it has a `timeout` or
+    an `idle_timeout` of its own (seconds, None: the settings').
     """
 
-    __slots__ = ("_cut", "_prefix", "name", "rewrites", "target")
+    __slots__ = (
+        "_cut",
+        "_prefix",
+        "idle_timeout",
+        "limits",
+        "name",
+        "rewrites",
+        "target",
+        "timeout",
+    )
 
-    def __init__(self, name: str, target: TargetEntry, match: Match, prefix_rewrite: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        target: TargetEntry,
+        match: Match,
+        prefix_rewrite: str,
+        timeout: float | None = None,
+        idle_timeout: float | None = None,
+    ) -> None:
+        self.timeout = timeout
+        self.idle_timeout = idle_timeout
+        self.limits = timeout is not None or idle_timeout is not None
         self.name = name
         self.target = target
         self.rewrites = bool(prefix_rewrite)
@@ -76,9 +97,10 @@ class Way:
 
 class UpstreamEntry:
     """An upstream with its targets by id. `matcher` is None when it has no routes; `ways` are
-    those of the routes in order, and last the default, which is where its -1 leads."""
+    those of the routes in order, and last the default, which is where its -1 leads. `plain`: no
+    request needs a way chosen, the default's target is all that there is to know."""
 
-    __slots__ = ("default", "matcher", "targets", "upstream", "ways")
+    __slots__ = ("default", "matcher", "plain", "targets", "upstream", "ways")
 
     def __init__(
         self, upstream: Upstream, targets: dict[str, TargetEntry], matcher: Matcher | None
@@ -86,13 +108,16 @@ class UpstreamEntry:
         self.upstream = upstream
         self.targets = targets
         self.matcher = matcher
-        self.default = Way("", targets[upstream.target.id], Match(), "")
+        self.default = Way("", targets[upstream.target.id], Match(), "", upstream.timeout)
+        self.plain = matcher is None and not self.default.limits
         self.ways = [
             Way(
                 route.name,
                 targets[(route.target or upstream.target).id],
                 route.match,
                 route.prefix_rewrite,
+                route.timeout,
+                route.idle_timeout,
             )
             for route in upstream.routes
         ]

@@ -52,6 +52,11 @@ class Exchange(Downstream):
         if pool.max_requests and pool.full(pool.max_requests):
             self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
             return
+        way = site.way
+        if way is not None and way.limits:
+            self.limit(way.timeout, way.idle_timeout)
+        elif self.limited:
+            self.limit(None, None)
         marks = self.marks = self.plane.marker.mark(self)
         self.out.append(self.rebuild(site.default_host, marks + site.added))
         self._kept = []
@@ -207,7 +212,7 @@ class Exchange(Downstream):
             self.resume(self._paused)
         if self.write_paused:
             upstream.hold()
-        idle_timeout = self.plane.http.idle_timeout
+        idle_timeout = self.idle_timeout
         relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
         relay.began = self.began
         relay.pool = upstream.lane.pool

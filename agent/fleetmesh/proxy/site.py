@@ -27,7 +27,8 @@ class Site:
 
     `refusal` stands in the way of every request until `recheck` takes it away; `verdict` is the
     intention's. `failure` is what an unreachable endpoint means here. `route_name` is the route's
-    that the current request takes, empty when it takes none. `detected`: the protocol was found
+    that the current request takes, empty when it takes none, `way` what is to be done with it, None when that is
+    nothing of note. `detected`: the protocol was found
     out from the first bytes; `sni` is the name in them where they were TLS.
     """
 
@@ -45,6 +46,7 @@ class Site:
         "sni",
         "source",
         "verdict",
+        "way",
     )
 
     def __init__(
@@ -69,6 +71,7 @@ class Site:
         self.detected = False
         self.sni = ""
         self.route_name = ""
+        self.way: Way | None = None
 
     def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
         """The way for the next request, away from the endpoints already `tried` if possible.
@@ -86,14 +89,13 @@ class Site:
 class OutboundSite(Site):
     """From the local service `source` to the upstream `destination`."""
 
-    __slots__ = ("_ipv6", "_way")
+    __slots__ = ("_ipv6",)
 
     def __init__(
         self, serving: Serving, source: str, destination: str, kind: str, host: bytes, ipv6: bool
     ) -> None:
         super().__init__(serving, Direction.OUTBOUND, source, destination, kind, host)
         self._ipv6 = ipv6
-        self._way: Way | None = None
 
     def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
         table = self._serving.table
@@ -105,24 +107,24 @@ class OutboundSite(Site):
             return Refusal.NO_IDENTITY
         target = entry.default.target
         if request is not None:
-            if entry.matcher is not None or self._way is not None:
+            if not entry.plain or self.way is not None:
                 target = self._choose(entry, request).target
-        elif self._way is not None:
+        elif self.way is not None:
             # Chosen when the request began, perhaps of an older table: what that target is now.
-            target = entry.targets.get(self._way.target.id, self._way.target)
+            target = entry.targets.get(self.way.target.id, self.way.target)
         place = target.pick(tried)
         return Refusal.NO_ENDPOINT if place is None else place.lane(self.source, self._ipv6)
 
     def _choose(self, entry: UpstreamEntry, request: RequestHead) -> Way:
         matcher = entry.matcher
-        if matcher is None:  # the routes that there were are gone
-            self._way = None
+        if matcher is None:  # no routes, or they are gone
+            self.way = None if entry.plain else entry.default
             self.route_name = ""
             return entry.default
         way = entry.ways[matcher.find(request.method, request.target, request)]
         if way.rewrites:
             request.target = way.forwarded(request.target)
-        self._way = way
+        self.way = way
         self.route_name = way.name
         return way
 

@@ -152,7 +152,7 @@ class Upstream(ResponseHead):
             answer = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             exchange.tally.received += len(answer)
-            exchange.deadline = self.plane.now + self.plane.http.idle_timeout
+            exchange.deadline = self.plane.now + exchange.idle_timeout
             exchange.transport.write(answer)
         if self.phase == DONE:
             # More than was asked for: whatever it is, it must not answer the next request.

@@ -95,3 +95,9 @@ def test_all_faults_are_told() -> None:
     first = Route("", Match(path_regex="(", methods=("",)))
     second = Route("r", Match(query=(QueryMatch("", regex="("),)))
     assert len(told(first, second)) == 5
+
+
+def test_times_are_seconds() -> None:
+    found = problems([Route("a", timeout=-1.0, idle_timeout=float("nan"))], "routes")
+    assert [problem.path for problem in found] == ["routes[0].timeout", "routes[0].idle_timeout"]
+    assert not problems([Route("a", timeout=0.0, idle_timeout=0.5)], "routes")
