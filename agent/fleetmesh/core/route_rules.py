@@ -9,6 +9,7 @@ from math import inf
 import re2
 
 from fleetmesh.core.framing import TOKEN
+from fleetmesh.core.retry import CONDITIONS
 from fleetmesh.core.routes import compile_regex
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.traffic import FieldMatch, Match, QueryMatch, Route
@@ -38,6 +39,11 @@ def problems(routes: Sequence[Route], where: str) -> list[Problem]:
             seconds = getattr(route, key)
             if seconds is not None and not 0 <= seconds < inf:
                 found.append(Problem(f"{at}.{key}", f"{seconds} is no time in seconds"))
+        for number, condition in enumerate(route.retries.on):
+            if condition not in CONDITIONS:
+                place = f"{at}.retries.on[{number}]"
+                remedy = f"Give one of {', '.join(sorted(CONDITIONS))}"
+                found.append(Problem(place, f'"{condition}" is no condition', remedy))
         found += _rewrite(route, f"{at}.prefix_rewrite")
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from fleetmesh.balance import PICKERS
 from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.lane import DEFAULTS, Caller, Lane, Place
+from fleetmesh.core.retry import Policy, policy
 from fleetmesh.core.routes import Matcher
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Match, Target, Upstream
@@ -53,8 +54,9 @@ class TargetEntry:
 class Way:
     """What a route does with a request. The way of requests that no route is for has no `name`.
 
-    `rewrites`: the target is forwarded changed, as `forwarded` says. `limits`: it has a `timeout` or
-    an `idle_timeout` of its own (seconds, None: the settings').
+    `rewrites`: the target is forwarded changed, as `forwarded` says. `limits`: it has a
+    `timeout` or an `idle_timeout` of its own (seconds, None: the settings'). `retries` is None
+    where nothing is retried.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class Way:
         "idle_timeout",
         "limits",
         "name",
+        "retries",
         "rewrites",
         "target",
         "timeout",
@@ -76,7 +79,9 @@ class Way:
         prefix_rewrite: str,
         timeout: float | None = None,
         idle_timeout: float | None = None,
+        retries: Policy | None = None,
     ) -> None:
+        self.retries = retries
         self.timeout = timeout
         self.idle_timeout = idle_timeout
         self.limits = timeout is not None or idle_timeout is not None
@@ -118,6 +123,7 @@ class UpstreamEntry:
                 route.prefix_rewrite,
                 route.timeout,
                 route.idle_timeout,
+                policy(route.retries),
             )
             for route in upstream.routes
         ]

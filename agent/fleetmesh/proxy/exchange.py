@@ -6,10 +6,12 @@ There is no object per request: what an exchange needs to know stands in the con
 
 from __future__ import annotations
 
+import random
 from typing import Final
 
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import IDEMPOTENT
+from fleetmesh.core.retry import pause
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.dial import dial
 from fleetmesh.proxy.downstream import Downstream
@@ -23,10 +25,11 @@ KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nob
 
 
 class Exchange(Downstream):
-    """`_kept` is what of the request was sent already, as long as it can be sent again. `marks` are
-    the lines that tell the next one of the request's trace."""
+    """`_kept` is what of the request was sent already, as long as it can be sent again. `_tried`
+    are the endpoints whose outcome was retried. `marks` are the lines that tell the next
+    one of the request's trace."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_upstream", "marks")
+    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_tried", "_upstream", "marks")
 
     def __init__(self, plane: Plane, site: Site) -> None:
         super().__init__(plane, site)
@@ -35,6 +38,7 @@ class Exchange(Downstream):
         self._kept: list[bytes] | None = None
         self._kept_bytes = 0
         self._replayed = False
+        self._tried: list[str] = []
         self.marks = b""
 
     # Towards the upstream.
@@ -62,6 +66,8 @@ class Exchange(Downstream):
         self._kept = []
         self._kept_bytes = 0
         self._replayed = False
+        if self._tried:
+            self._tried = []
         upstream = pool.take(self.plane.now)
         if upstream is None:
             self._dial(lane)
@@ -100,7 +106,60 @@ class Exchange(Downstream):
                     self.refuse(Refusal.UPSTREAM_RESET, "closed at once")
         elif ticket == self._ticket:
             refusal = outcome.refusal or self.site.failure
+            way = self.site.way
+            if (
+                refusal is Refusal.CONNECT_FAILED
+                and way is not None
+                and way.retries is not None
+                and way.retries.connect
+                and self.again(lane)
+            ):
+                return
             self.refuse(refusal, f"{lane.address}:{lane.port}: {outcome.detail}")
+
+    def again(self, lane: Lane) -> bool:
+        """Whether the request is sent once more, after its try along `lane` came to nothing. Its
+        time runs on."""
+        way = self.site.way
+        kept = self._kept
+        if way is None or way.retries is None or kept is None or self.response_begun:
+            return False
+        tries = len(self._tried) + 1
+        if tries > way.retries.count:
+            return False
+        self._tried.append(lane.endpoint_id)
+        self._upstream = None
+        self._ticket += 1
+        self._replay(kept)
+        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
+        self.plane.loop.call_later(wait, self._retry, self._ticket)
+        return True
+
+    def _replay(self, kept: list[bytes]) -> None:
+        self.out[:0] = kept
+        self._kept = []
+        self._kept_bytes = 0
+        self.resume(UPSTREAM_FULL)
+
+    def _retry(self, ticket: int) -> None:
+        if ticket != self._ticket:
+            return
+        lane = self.site.lane(self._tried)
+        if isinstance(lane, Refusal):
+            self.refuse(lane)
+            return
+        pool = lane.pool
+        if pool.max_requests and pool.full(pool.max_requests):
+            self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
+            return
+        upstream = pool.take(self.plane.now)
+        if upstream is None:
+            self._dial(lane)
+            return
+        self._upstream = upstream
+        upstream.serve(self, reused=True)
+        self._flush()
+        self.resume(DIALLING)
 
     def _attach(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -191,12 +250,18 @@ class Exchange(Downstream):
             lane = self.site.lane(())
             if not isinstance(lane, Refusal):
                 self._replayed = True
-                self.out[:0] = self._kept
-                self._kept = []
-                self._kept_bytes = 0
-                self.resume(UPSTREAM_FULL)
+                self._replay(self._kept)
                 self._dial(lane)
                 return
+        way = self.site.way
+        if (
+            refusal is Refusal.UPSTREAM_RESET
+            and way is not None
+            and way.retries is not None
+            and way.retries.reset
+            and self.again(upstream.lane)
+        ):
+            return
         self.refuse(refusal, detail)
 
     def tunnel(self, upstream: Upstream, head: bytes, rest: bytes) -> None:

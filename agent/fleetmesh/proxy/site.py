@@ -27,9 +27,9 @@ class Site:
 
     `refusal` stands in the way of every request until `recheck` takes it away; `verdict` is the
     intention's. `failure` is what an unreachable endpoint means here. `route_name` is the route's
-    that the current request takes, empty when it takes none, `way` what is to be done with it, None when that is
-    nothing of note. `detected`: the protocol was found
-    out from the first bytes; `sni` is the name in them where they were TLS.
+    that the current request takes, empty when it takes none, `way` what is to be done with it, None
+    when that is nothing of note. `detected`: the protocol was found out from the first bytes; `sni`
+    is the name in them where they were TLS.
     """
 
     __slots__ = (

@@ -230,6 +230,17 @@ class Upstream(ResponseHead):
             self.release()
             exchange.tunnel(self, self.rebuild(True, True, False), rest)
             return b""
+        way = exchange.site.way
+        if (
+            way is not None
+            and way.retries is not None
+            and self.status in way.retries.statuses
+            and exchange.again(self.lane)
+        ):
+            # Its content is nobody's: the connection ends with it.
+            self._exchange = None
+            self._end()
+            return b""
         self._out.append(exchange.answer_begins(self))
         body = self.body
         if body is Body.LENGTH:
