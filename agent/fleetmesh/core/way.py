@@ -107,19 +107,16 @@ def _way(
     timeout: float | None,
     targets: Mapping[str, TargetEntry],
 ) -> Way:
+    idle_timeout, retries = route.idle_timeout, policy(route.retries)
+
     def way(target_id: str, request: FieldChanges, response: FieldChanges) -> Way:
         # As with Envoy: the split's changes come first, and the route's after them.
-        leg = Leg(
-            timeout,
-            route.idle_timeout,
-            policy(route.retries),
-            fields(request, route.request_fields),
-            fields(response, route.response_fields),
-        )
-        says = any(getattr(leg, what) is not None for what in Leg.__slots__)
-        return Way(
-            route.name, targets[target_id], route.match, route.prefix_rewrite, leg if says else None
-        )
+        asked = fields(request, route.request_fields)
+        answered = fields(response, route.response_fields)
+        leg = None
+        if any(said is not None for said in (timeout, idle_timeout, retries, asked, answered)):
+            leg = Leg(timeout, idle_timeout, retries, asked, answered)
+        return Way(route.name, targets[target_id], route.match, route.prefix_rewrite, leg)
 
     whole = way(target.id, _UNCHANGED, _UNCHANGED)
     whole.divide(

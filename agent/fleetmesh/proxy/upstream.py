@@ -152,7 +152,8 @@ class Upstream(ResponseHead):
             answer = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             exchange.tally.received += len(answer)
-            exchange.deadline = min(self.plane.now + exchange.idle_timeout, exchange.until)
+            deadline = self.plane.now + exchange.idle_timeout
+            exchange.deadline = deadline if deadline < exchange.until else exchange.until
             exchange.transport.write(answer)
         if self.phase == DONE:
             # More than was asked for: whatever it is, it must not answer the next request.
@@ -230,8 +231,13 @@ class Upstream(ResponseHead):
             self.release()
             exchange.tunnel(self, self.rebuild(True, True, False), rest)
             return b""
-        policy = exchange.policy()
-        if policy is not None and self.status in policy.statuses and exchange.again(self.lane):
+        leg = exchange.site.leg
+        if (
+            leg is not None
+            and leg.retries is not None
+            and self.status in leg.retries.statuses
+            and exchange.again(self.lane)
+        ):
             # Its content is nobody's: the connection ends with it.
             self._exchange = None
             self._end()
