@@ -152,8 +152,9 @@ class Upstream(ResponseHead):
             answer = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             exchange.tally.received += len(answer)
-            deadline = self.plane.now + exchange.idle_timeout
-            exchange.deadline = deadline if deadline < exchange.until else exchange.until
+            exchange.deadline = self.plane.now + exchange.idle_timeout
+            if exchange.limited and exchange.until < exchange.deadline:
+                exchange.deadline = exchange.until
             exchange.transport.write(answer)
         if self.phase == DONE:
             # More than was asked for: whatever it is, it must not answer the next request.
