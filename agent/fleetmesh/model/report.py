@@ -52,13 +52,15 @@ class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RetryCount(msgspec.Struct, frozen=True, array_like=True):
-    """How often a request that `route` chose was sent once more."""
+    """How often a request that `route` chose was sent once more, and how often only the budget kept
+    it from being."""
 
     direction: Direction
     source: str
     destination: str
     route: str
     count: int
+    spared: int = 0
 
 
 class Latency(msgspec.Struct, frozen=True, array_like=True):
