@@ -75,6 +75,13 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     not_after: float
 
 
+class UnderWay(msgspec.Struct, frozen=True, array_like=True):
+    """The exchanges and relayed connections that a service's application has to end yet."""
+
+    service: str
+    count: int
+
+
 class Report(msgspec.Struct, frozen=True):
     """Totals since the worker began. Rates are the reader's business."""
 
@@ -85,3 +92,4 @@ class Report(msgspec.Struct, frozen=True):
     refusals: tuple[RefusalCount, ...] = ()
     latencies: tuple[Latency, ...] = ()
     served: tuple[Served, ...] = ()
+    under_way: tuple[UnderWay, ...] = ()
