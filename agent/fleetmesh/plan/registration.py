@@ -156,7 +156,8 @@ def _sidecar(
             {**check, "CheckID": f"{service.sidecar_id}:check:{number}"}
             for number, check in enumerate(service.checks, 1)
         ]
-        body["Checks"] += holds.checks(service.sidecar_id, wanted.held.get(service.name))
+    # Not left to the alias: Consul 1.8 takes up to a minute to tell its servers of that.
+    body["Checks"] += holds.checks(service.sidecar_id, wanted.held.get(service.name))
     return _signed(service, body, heartbeat)
 
 
