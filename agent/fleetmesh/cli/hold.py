@@ -90,18 +90,21 @@ def _chosen(service: str | None, host: bool) -> str:
     return service or ""
 
 
-def _follow(agent: AdminClient, names: list[str]) -> int:
-    """Tell of each change until all is drained; what was left under way."""
+def _follow(agent: AdminClient, names: list[str]) -> bool:
+    """Tell of each change until all is drained; whether callers may still be there."""
     told: dict[str, str] = {}
     while True:
-        holds = {one.name: one.hold for one in agent.status().services if one.name in names}
+        status = agent.status()
+        holds = {one.name: one.hold for one in status.services if one.name in names}
         for name, hold in holds.items():
             line = _progress(hold)
             if told.get(name) != line:
                 told[name] = line
                 typer.echo(f"{name}: {line}")
         if not any(hold is not None and _draining(hold) for hold in holds.values()):
-            return sum(hold.left or 0 for hold in holds.values() if hold is not None)
+            if not status.consul.reachable:
+                typer.echo("Consul does not answer: callers do not know of it", err=True)
+            return not status.consul.reachable or any(hold and hold.left for hold in holds.values())
         time.sleep(POLL)
 
 

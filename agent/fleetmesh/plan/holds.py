@@ -7,7 +7,7 @@ when nothing is, or its time is over, the service is in maintenance until it is 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -77,17 +77,20 @@ def held(holds: Iterable[Hold], now: float) -> dict[str, Held]:
 
 
 def progressed(
-    holds: tuple[Hold, ...], under_way: Mapping[str, int], now: float
+    holds: tuple[Hold, ...], under_way: Mapping[str, int], now: float, told: Collection[str]
 ) -> tuple[Hold, ...]:
     """`holds` with those drains ended that are idle or out of time. `under_way` counts each
-    service's exchanges and relayed connections."""
-    return tuple(_progressed(hold, under_way.get(hold.service, 0), now) for hold in holds)
+    service's exchanges and relayed connections; callers hear from Consul of those in `told`."""
+    return tuple(
+        _progressed(hold, under_way.get(hold.service, 0), now, hold.service in told)
+        for hold in holds
+    )
 
 
-def _progressed(hold: Hold, under_way: int, now: float) -> Hold:
+def _progressed(hold: Hold, under_way: int, now: float, told: bool) -> Hold:
     if hold.kind is not HoldKind.DRAIN or hold.left is not None:
         return hold
-    idle = not under_way and now >= hold.since + NOTICE + SETTLE
+    idle = told and not under_way and now >= hold.since + NOTICE + SETTLE
     return replace(hold, left=under_way) if idle or now >= hold.since + hold.within else hold
 
 

@@ -21,12 +21,20 @@ INTERVAL = 0.5
 
 
 class Holder:
-    """`changed` is called when a service is held otherwise than before."""
+    """`changed` is called when a service is held otherwise than before; `told` names those
+    that Consul has as they should be."""
 
-    def __init__(self, state_dir: str, supervisor: Supervisor, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        state_dir: str,
+        supervisor: Supervisor,
+        changed: Callable[[], None],
+        told: Callable[[], Collection[str]],
+    ) -> None:
         self._state_dir = state_dir
         self._supervisor = supervisor
         self._changed = changed
+        self._told_to_consul = told
         self._holds: tuple[Hold, ...] = load_holds(state_dir)
         self._told: dict[str, Held] = self.held()
         self._under_way: dict[str, int] = {}
@@ -116,7 +124,7 @@ class Holder:
             for one in report.under_way:
                 under_way[one.service] = under_way.get(one.service, 0) + one.count
         self._under_way = under_way
-        after = plan.progressed(self._holds, under_way, time.time())
+        after = plan.progressed(self._holds, under_way, time.time(), self._told_to_consul())
         for hold in set(after) - set(self._holds):
             fields = {"event": "drained", "service": hold.service, "left": str(hold.left)}
             log.info(

@@ -59,7 +59,12 @@ class Mesh:
         self.problems: list[Problem] = []
         self.observer = Observer(client, front.settings, self._mark, lambda: self.registrar.nudge())
         self.registrar = Registrar(client, self.observer.contact)
-        self.holder = Holder(front.settings.state_dir, front.supervisor, self._held)
+        self.holder = Holder(
+            front.settings.state_dir,
+            front.supervisor,
+            self._held,
+            lambda: self.registrar.registered,
+        )
         self.keeper = CaptureKeeper(front.settings)
         self._files = files
         self._changed = changed

@@ -81,6 +81,18 @@ def test_a_drain_is_followed_to_its_end(
     assert result.stdout.splitlines() == ["cart: draining, 2 under way", last]
 
 
+def test_a_drain_of_which_consul_tells_nobody(agent: FakeAgent, run: Run) -> None:
+    agent.answers["POST", "/v1/hold"] = (200, {"services": ["cart"]})
+    (cart,) = healthy().services
+    over = replace(DRAINING, phase="maintenance", left=0)
+    consul = replace(healthy().consul, reachable=False)
+    status = healthy(services=(replace(cart, hold=over),), consul=consul)
+    agent.answers["GET", "/v1/status"] = (200, msgspec.to_builtins(status))
+    result = run("drain", "cart")
+    assert result.exit_code == 1
+    assert result.stderr == "Consul does not answer: callers do not know of it\n"
+
+
 def test_a_drain_that_somebody_ends_meanwhile(agent: FakeAgent, run: Run) -> None:
     agent.answers["POST", "/v1/hold"] = (200, {"services": ["cart"]})
     result = run("drain", "cart")

@@ -57,13 +57,18 @@ def test_of_two_holds_the_furthest_counts() -> None:
     ],
 )
 def test_a_drain_ends_idle_or_out_of_time(now: float, under_way: int, left: int | None) -> None:
-    (after,) = progressed((DRAIN,), {"web": under_way}, now)
+    (after,) = progressed((DRAIN,), {"web": under_way}, now, told={"web"})
     assert after.left == left
+
+
+def test_a_drain_that_nobody_hears_of_ends_by_its_time_alone() -> None:
+    assert progressed((DRAIN,), {}, 129.9, told=()) == (DRAIN,)
+    assert progressed((DRAIN,), {}, 130.0, told=())[0].left == 0
 
 
 def test_only_drains_that_run_progress() -> None:
     over = replace(DRAIN, left=2)
-    assert progressed((MAINTENANCE, over), {}, 1000.0) == (MAINTENANCE, over)
+    assert progressed((MAINTENANCE, over), {}, 1000.0, told={"web"}) == (MAINTENANCE, over)
 
 
 def test_who_asks_twice_begins_nothing_anew() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,8 +27,13 @@ class FakeSupervisor:
         return (one, one, Report(0, 0))
 
 
-def holder(state: Path, supervisor: FakeSupervisor, changed: Callable[[], None]) -> Holder:
-    return Holder(str(state), cast("Supervisor", supervisor), changed)
+def holder(
+    state: Path,
+    supervisor: FakeSupervisor,
+    changed: Callable[[], None],
+    told: Callable[[], Collection[str]] = lambda: {"web"},
+) -> Holder:
+    return Holder(str(state), cast("Supervisor", supervisor), changed, told)
 
 
 def ignore() -> None:
@@ -104,3 +109,15 @@ async def test_a_service_that_is_no_longer_declared_is_forgotten(tmp_path: Path)
     one.retain({"api"})
     assert set(one.held()) == {"api"}
     assert set(holder(tmp_path, FakeSupervisor(), ignore).held()) == {"api"}
+
+
+async def test_a_drain_waits_for_consul_to_tell(tmp_path: Path) -> None:
+    """Idle or not: callers have not heard of it."""
+    told: set[str] = set()
+    one = holder(tmp_path, FakeSupervisor(), ignore, lambda: told)
+    await drained(one)
+    await asyncio.sleep(0.3)
+    assert one.held()["web"].phase is Phase.DRAINING
+    told.add("web")
+    await eventually(lambda: one.held()["web"].phase is Phase.MAINTENANCE)
+    await one.close()
