@@ -463,6 +463,54 @@ def test_a_drain_ends_when_its_time_is_over(consul: ConsulServer, slow: Agent) -
     thread.join()
 
 
+TCP_CLIENT = """
+import socket, sys
+with socket.create_connection(("10.99.1.1", 8000), 5) as connection:
+    connection.settimeout(30)
+    for line in sys.stdin:
+        connection.sendall(line.encode())
+        print(connection.recv(100).decode(), end="", flush=True)
+"""
+ECHO = """
+import socketserver
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line)
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+Server(("", 8000), Echo).serve_forever()
+"""
+
+
+def test_a_relayed_connection_is_under_way_and_is_not_cut(
+    consul: ConsulServer, mesh: Agent
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", ECHO]) as application:
+        started(mesh)
+        mesh.eventually(lambda: len(mesh.status()["upstreams"]) == 2, "upstreams")
+        command = ["setpriv", "--reuid", "daemon", "--clear-groups", sys.executable, "-c"]
+        with subprocess.Popen(
+            [*command, TCP_CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as client:
+            assert client.stdin is not None
+            assert client.stdout is not None
+
+            def echoed(word: str) -> str:
+                assert client.stdin is not None
+                assert client.stdout is not None
+                client.stdin.write(f"{word}\n")
+                client.stdin.flush()
+                return client.stdout.readline().strip()
+
+            assert echoed("before") == "before"
+            done = run(mesh, "drain", "api", "--within", "5")
+            assert done.stdout.splitlines()[-1] == "api: drained, 1 still under way"
+            assert echoed("after") == "after"
+            client.stdin.close()
+        application.kill()
+
+
 def test_a_drain_goes_on_after_a_restart_of_the_agent(consul: ConsulServer, mesh: Agent) -> None:
     started(mesh)
     assert run(mesh, "drain", "--host", "--within", "60", "--no-wait").returncode == 0

@@ -72,6 +72,22 @@ def _current(
     )
 
 
+def stands_in_the_way(action: Action, registered: AgentServices, checks: AgentChecks) -> str:
+    """Why an action must not be taken, empty where nothing is against it: Consul has each check id
+    once, and registering takes it away from whoever has it."""
+    if isinstance(action, Deregister):
+        return ""
+    for check_id in sorted(action.registration.checks):
+        check = checks.get(check_id)
+        if check is None or check.service_id == action.registration.id:
+            continue
+        owner = registered.get(check.service_id)
+        if owner is None or not is_ours(owner):
+            whose = f"service {check.service_id}" if check.service_id else "the node"
+            return f'check ID "{check_id}" is that of another tool, for {whose}'
+    return ""
+
+
 def _in_maintenance(registration: Registration, checks: AgentChecks) -> Registration:
     """Registering removes the checks that are not named, and so would end the maintenance that
     somebody began with `consul maint`."""

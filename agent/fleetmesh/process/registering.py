@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fleetmesh.edge.consul import ConsulClient, ConsulError
 from fleetmesh.model.problem import Problem
 from fleetmesh.plan.adoption import Adopted, adopt
-from fleetmesh.plan.reconcile import Action, Register, actions
+from fleetmesh.plan.reconcile import Action, Register, actions, stands_in_the_way
 from fleetmesh.plan.registration import Registration, Wanted, desired
 from fleetmesh.process.tasks import TaskSet
 
@@ -21,6 +21,7 @@ registration that was lost is back, and a change by another tool is followed."""
 HEARTBEAT = 10.0
 """Seconds between two heartbeats: a third of the TTL."""
 RETRY = 1.0
+REMEDY = "Give the check another check_id, or none"
 UNKNOWN_MODE = 'unknown field "Mode"'
 """In the refusal of Consul before 1.10."""
 
@@ -93,7 +94,8 @@ class Registrar:
         registrations = desired(wanted, adopted, modes=self._modes)
         refused: dict[str, Problem] = {}
         for action in actions(registrations, registered, checks, wanted.ready):
-            problem = await self._act(action)
+            reason = stands_in_the_way(action, registered, checks)
+            problem = await self._act(action, reason)
             if problem is None:
                 continue
             if self._modes and UNKNOWN_MODE in problem.rule:
@@ -106,15 +108,17 @@ class Registrar:
         await self._beat(ready)
         self.registered = frozenset(r.service for r in ready if _path(r.id) not in refused)
 
-    async def _act(self, action: Action) -> Problem | None:
-        """What Consul refuses stands in the way of nothing else."""
-        what, service_id = "deregistered", ""
+    async def _act(self, action: Action, reason: str) -> Problem | None:
+        """What Consul refuses, or what there is a reason against, stands in the way of nothing
+        else."""
+        what = "registered" if isinstance(action, Register) else "deregistered"
+        service_id = action.registration.id if isinstance(action, Register) else action.id
+        if reason:
+            return Problem(_path(service_id), f"is not {what}: {reason}", REMEDY)
         try:
             if isinstance(action, Register):
-                what, service_id = "registered", action.registration.id
                 await self._client.register(action.registration.body)
             else:
-                service_id = action.id
                 await self._client.deregister(service_id)
         except ConsulError as error:
             if not error.status:

@@ -11,7 +11,7 @@ from fleetmesh.plan.adoption import NOTHING, Adopted
 from fleetmesh.plan.answers import AgentChecks, AgentServices, Check, ServiceInstance, Weights
 from fleetmesh.plan.holds import Held, Phase
 from fleetmesh.plan.ports import Allocation
-from fleetmesh.plan.reconcile import Deregister, Register, actions
+from fleetmesh.plan.reconcile import Deregister, Register, actions, stands_in_the_way
 from fleetmesh.plan.registration import Registration, Wanted, declared_meta, desired
 from fleetmesh.settings import ServiceSettings, Settings
 
@@ -292,3 +292,20 @@ def test_meta_is_capped_at_what_consul_takes() -> None:
     many = replace(THEIRS, meta={f"k{n:02}": "v" for n in range(64)})
     (sidecar,) = wanted(adopted=Adopted({"web": many}))
     assert len(sidecar.body["Meta"]) <= 64
+
+
+@pytest.mark.parametrize(
+    ("owner", "reason"),
+    [
+        ("web-1", ""),
+        ("web-1-sidecar-proxy", ""),  # ours to move
+        ("db", 'check ID "service:web-1" is that of another tool, for service db'),
+        ("", 'check ID "service:web-1" is that of another tool, for the node'),
+    ],
+)
+def test_the_check_of_another_tool_is_not_taken(owner: str, reason: str) -> None:
+    services, checks = consul_with(*wanted())
+    services["db"] = ServiceInstance("db", "db")
+    checks["service:web-1"] = Check("passing", "service:web-1", owner)
+    assert stands_in_the_way(Register(wanted()[0]), services, checks) == reason
+    assert stands_in_the_way(Deregister("web-1"), services, checks) == ""

@@ -185,3 +185,16 @@ async def test_an_adopted_service_is_never_written(
     assert consul.bodies["web"] is theirs
     assert "+web" not in consul.writes
     assert "-web" not in consul.writes
+
+
+async def test_the_check_of_another_tool_is_left_to_it_and_told(
+    consul: FakeConsul, registrar: Registrar
+) -> None:
+    check = {"CheckID": "web-sidecar-proxy:alias", "Name": "theirs"}
+    consul.bodies["db"] = {"ID": "db", "Name": "db", "Checks": [check]}
+    registrar.start()
+    await eventually(lambda: registrar.registered == {"api"})
+    (problem,) = registrar.problems
+    assert problem.path == "consul: registration of web-sidecar-proxy"
+    assert "service db" in problem.rule
+    assert "+web-sidecar-proxy" not in consul.writes
