@@ -8,6 +8,7 @@ from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
+from fleetmesh.model.report import UnderWay
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -86,6 +87,11 @@ class Table:
         for place in self.places.values():
             lanes.extend(place.lanes())
         return lanes
+
+    def under_way(self) -> tuple[UnderWay, ...]:
+        """What goes on at the applications of this host, by service."""
+        pools = [(name, entry.application.pool) for name, entry in self.services.items()]
+        return tuple([UnderWay(name, pool.active + pool.opening) for name, pool in pools])
 
 
 def link(

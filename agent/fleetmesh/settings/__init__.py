@@ -161,6 +161,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checks: tuple[dict[str, Any], ...] = ()
     upstreams: tuple[ServiceName, ...] = ()
     weight: Annotated[int, kinds.WEIGHT] = 1
+    warning_weight: Annotated[int, kinds.WARNING_WEIGHT] = 1
     outbound_port: Port | None = None
     sidecar_port: Port | None = None
     file: Annotated[str, kinds.Hidden()] = ""

@@ -199,6 +199,7 @@ def _name(value: object) -> object:
 PORT = _whole("a port, 1 to 65535", 1, 65535)
 WORKERS = _whole("a number of workers, 0 (one per core) to 256", 0, 256)
 WEIGHT = _whole("a weight, 1 to 65535", 1, 65535)
+WARNING_WEIGHT = _whole("a weight, 0 to 65535", 0, 65535)
 HEAD_BYTES = _whole("a number of bytes, 1024 to 1048576", 1024, 1 << 20)
 TARGET_BYTES = _whole("a number of bytes, 256 to 1048576", 256, 1 << 20)
 BODY_BYTES = _whole("a number of bytes (0: no limit), 0 to 1099511627776", 0, 1 << 40)
