@@ -16,6 +16,7 @@ from fleetmesh.cli import (
     capture,
     check,
     dataplane,
+    hold,
     reload,
     requests,
     status,
@@ -64,6 +65,9 @@ app.command("check")(check.check)
 app.add_typer(capture.app, name="capture")
 app.add_typer(acl.app, name="acl")
 app.command("validate")(validate.validate)
+app.add_typer(hold.maintenance, name="maintenance")
+app.command("drain")(hold.drain)
+app.command("undrain")(hold.undrain)
 app.command("reload")(reload.reload)
 app.command("dataplane")(dataplane.dataplane)
 app.command("version")(version.version)
