@@ -26,6 +26,7 @@ from fleetmesh.process.front import Front
 from fleetmesh.process.observing import Observer
 from fleetmesh.process.registering import Registrar
 from fleetmesh.process.tasks import TaskSet
+from fleetmesh.process.uses import UsesKeeper
 from fleetmesh.settings import Settings
 from fleetmesh.settings.load import load
 
@@ -56,6 +57,7 @@ class Mesh:
         self.refused: list[Problem] = []
         self.problems: list[Problem] = []
         self.observer = Observer(client, front.settings, self._mark, lambda: self.registrar.nudge())
+        self.uses = UsesKeeper(client, self.observer, front)
         self.registrar = Registrar(client, self.observer.contact)
         self.keeper = CaptureKeeper(front.settings)
         self._files = files
@@ -72,7 +74,9 @@ class Mesh:
         if self.front.snapshot is not None:
             async with self._reconciling:
                 await self._put_in_force(self.front.snapshot)
+        self.uses.start()
         self.observer.start()
+        self.front.supervisor.resolve_with(self.uses.resolve)
         self.registrar.start()
         self._tasks.spawn(self._reconcile_for_ever(), "reconcile")
         self._loop.call_later(FIRST_PATIENCE, self._mark)
@@ -81,6 +85,7 @@ class Mesh:
     async def end(self) -> None:
         """Stop deciding, then let the workers finish. Capture rules stay."""
         await self._tasks.close()
+        await self.uses.close()
         await self.observer.close()
         await self.registrar.close()
         await self.keeper.stop()
@@ -115,6 +120,7 @@ class Mesh:
             else:
                 self.problems = list(compiled.warnings)
                 await self._put_in_force(compiled.snapshot, again)
+                self.uses.published()
         self._changed()
 
     async def _put_in_force(self, snapshot: Snapshot, again: bool = False) -> None:
@@ -180,6 +186,7 @@ class Mesh:
         self.uids = dict(uids)
         await self.front.switch(settings, ports)
         self.observer.retarget(settings)
+        self.uses.fit()
         await self._reconcile(again=True)
 
 

@@ -14,6 +14,7 @@ from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import original_destination, peer_name
+from fleetmesh.proxy.asking import Waiting
 from fleetmesh.proxy.carrier import AcceptedCarrier
 from fleetmesh.proxy.conduit import Conduit, Quiet
 from fleetmesh.proxy.detect import hand_over, serve
@@ -49,6 +50,19 @@ class OutboundArrival(Quiet):
             plane.refused(site, Refusal.NOT_CAPTURED, peer_name(transport))
             transport.abort()
             return
+        questions = plane.questions
+        if (
+            questions is None
+            or destination in plane.table.by_destination
+            or questions.settled(destination, plane.now)
+        ):
+            self.settle(transport, destination)
+        else:
+            hand_over(transport, Waiting(plane, questions, self, destination))
+
+    def settle(self, transport: Conduit, destination: tuple[str, int]) -> None:
+        """To the upstream that has `destination`; where none has it, past the mesh or nowhere."""
+        plane = self._plane
         address, port = destination
         entry = plane.table.by_destination.get(destination)
         ipv6 = ":" in address

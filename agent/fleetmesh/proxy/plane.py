@@ -8,7 +8,7 @@ import os
 import ssl
 import time
 from collections.abc import Coroutine, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -20,6 +20,9 @@ from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import Telemetry
 from fleetmesh.settings import HttpSettings, TcpSettings, TracingSettings
+
+if TYPE_CHECKING:
+    from fleetmesh.proxy.asking import Questions
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +65,8 @@ class Held(Protocol):
 
 class Plane:
     """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
-    where no records are kept of requests."""
+    where no records are kept of requests, `questions` where nobody can be asked whose an address
+    is."""
 
     __slots__ = (
         "_logged",
@@ -76,6 +80,7 @@ class Plane:
         "loop",
         "marker",
         "now",
+        "questions",
         "table",
         "tcp",
         "telemetry",
@@ -93,6 +98,7 @@ class Plane:
         tracing = tracing or TracingSettings()
         self.marker = Tracing(tracing.sample_rate, os.urandom) if tracing.enabled else Marker()
         self.access = access
+        self.questions: Questions | None = None
         self._told_dropped = 0
         self.loop = loop
         self.http = http
