@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from fleetmesh.proxy.conduit import Conduit, Quiet
+from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
 from fleetmesh.proxy.plane import Plane
 
 PATIENCE = 1.0
@@ -22,8 +22,8 @@ Destination = tuple[str, int]
 class Arrival(Protocol):
     """Whose connection waits."""
 
-    def settle(self, transport: Conduit, destination: Destination) -> None:
-        """Go on, with the table of the moment."""
+    def settle(self, transport: Conduit, destination: Destination) -> Receiver | None:
+        """Go on, with the table of the moment; None where the connection ends here."""
 
 
 class Questions:
@@ -73,11 +73,14 @@ class Questions:
 
 
 class Waiting(Quiet):
-    """Reads nothing until it is known where the connection goes."""
+    """Reads as little as it can until it is known where the connection goes: uvloop begins to read
+    after `connection_made`, whatever that says."""
 
     __slots__ = (
         "_arrival",
         "_destination",
+        "_early",
+        "_ended",
         "_gone",
         "_plane",
         "_questions",
@@ -93,6 +96,8 @@ class Waiting(Quiet):
         self._questions = questions
         self._arrival = arrival
         self._destination = destination
+        self._early: list[bytes] = []
+        self._ended = False
         self._gone = False
         self._timer: asyncio.TimerHandle | None = None
         self.deadline = float("inf")  # the sweep is too coarse
@@ -112,7 +117,23 @@ class Waiting(Quiet):
         self._leave()
         if not self._transport.is_closing():
             self._transport.resume_reading()
-            self._arrival.settle(self._transport, self._destination)
+            self._pass_on(self._arrival.settle(self._transport, self._destination))
+
+    def _pass_on(self, successor: Receiver | None) -> None:
+        if successor is None:
+            return
+        for data in self._early:
+            successor.data_received(data)
+        if self._ended and not successor.eof_received():
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self._early.append(data)
+        self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()

@@ -47,7 +47,11 @@ def test_redirected_chain_adds_the_targets_instances() -> None:
         chains={"api": chain("api", Service="next", Datacenter="dc2")},
     )
     extra = WatchInstances(InstanceQuery("next", "dc2"))
-    assert wanted_watches(SETTINGS, seen, {"api"}) == BASE | {WatchInstances(API), WatchChain("api"), extra}
+    assert wanted_watches(SETTINGS, seen, {"api"}) == BASE | {
+        WatchInstances(API),
+        WatchChain("api"),
+        extra,
+    }
 
 
 def test_two_upstreams_share_the_watch_of_one_target() -> None:
@@ -57,7 +61,8 @@ def test_two_upstreams_share_the_watch_of_one_target() -> None:
         catalog=frozenset({"api", "cart"}),
         instances={API: (instance(),), InstanceQuery("cart"): (instance(),)},
         chains={
-            name: chain(name, Service="next", Datacenter="dc2", ID="next") for name in ("api", "cart")
+            name: chain(name, Service="next", Datacenter="dc2", ID="next")
+            for name in ("api", "cart")
         },
     )
     watches = wanted_watches(SETTINGS, seen, {"api", "cart"}) - BASE
