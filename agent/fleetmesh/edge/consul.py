@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -171,7 +171,7 @@ class ConsulClient:
         instances: list[Instance] = []
         for name in sorted(nodes):
             answer: Answer[NodeServices | None] = await self._get(
-                f"/v1/catalog/node/{quote(name, safe='')}", _Registered
+                f"/v1/catalog/node/{name}", _Registered
             )
             if answer.value is not None:
                 instances += answer.value.instances()
