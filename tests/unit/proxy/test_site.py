@@ -9,6 +9,7 @@ from tests.support.worker import local_service, snapshot, upstream
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table, link
+from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.traffic import Match, Route
 from fleetmesh.proxy.site import OutboundSite
 
@@ -68,3 +69,13 @@ def test_another_attempt_stays_with_its_target_in_the_table_of_the_moment() -> N
     assert port(site.lane((), asking(b"/a"))) == 1
     assert site.route_name == ""
     assert port(site.lane(())) == 1
+
+
+def test_an_upstream_that_was_let_go_cuts_no_connection() -> None:
+    """What is open goes on; only a new way there is none."""
+    serving = Serving()
+    site = serving.site()
+    assert port(site.lane(())) == 1
+    serving.table = link(snapshot(AUTHORITY, (WEB,), ()), 2, serving.table, 0)
+    assert site.recheck()
+    assert site.lane(()) is Refusal.UNKNOWN_DESTINATION
