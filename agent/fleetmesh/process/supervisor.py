@@ -39,7 +39,8 @@ class Supervisor:
         self._deaths: collections.deque[float] = collections.deque(maxlen=DEATHS)
         self._tasks = TaskSet()
         self._changing = asyncio.Lock()
-        self._resolver: asyncio.Future[Resolve] = asyncio.get_running_loop().create_future()
+        self._resolver: Resolve | None = None
+        self._resolvable = asyncio.Event()
         self._stopping = False
 
     @property
@@ -124,11 +125,13 @@ class Supervisor:
 
     def resolve_with(self, resolver: Resolve) -> None:
         """Let `resolver` answer the workers' questions; until then they wait."""
-        self._resolver.set_result(resolver)
+        self._resolver = resolver
+        self._resolvable.set()
 
     async def _resolve(self, address: str, port: int) -> None:
-        resolver = await asyncio.shield(self._resolver)
-        await resolver(address, port)
+        await self._resolvable.wait()
+        if self._resolver is not None:
+            await self._resolver(address, port)
 
     def _leave(self, worker: Worker) -> None:
         self._leaving.add(worker)
