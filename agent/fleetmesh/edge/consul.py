@@ -27,7 +27,9 @@ from fleetmesh.plan.answers import (
     Instance,
     IntentionEntry,
     LeafAnswer,
+    NodeServices,
     Roots,
+    ServiceSummary,
 )
 from fleetmesh.plan.chain import InstanceQuery
 from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
@@ -194,6 +196,20 @@ class ConsulClient:
                 raise
             return await _refused(index, str(error))
 
+    async def owners(self, address: str, port: int) -> tuple[Instance, ...]:
+        """The sidecars in the catalog that are registered at `address` for an application on
+        `port`, found by one question and, if that finds any, one for each of their nodes."""
+        found = await self._list("/v1/internal/ui/services", _Rows, 0, _at(address, port))
+        nodes = {node for row in found.value for node in row.nodes or ()}
+        instances: list[Instance] = []
+        for name in sorted(nodes):
+            answer: Answer[NodeServices | None] = await self._get(
+                f"/v1/catalog/node/{name}", _Registered
+            )
+            if answer.value is not None:
+                instances += answer.value.instances()
+        return tuple(instances)
+
     async def _list(
         self, path: str, kind: type[tuple[T, ...]], index: int, params: Params | None = None
     ) -> Answer[tuple[T, ...]]:
@@ -235,6 +251,22 @@ class ConsulClient:
         if response.code != 200:
             raise ConsulError(f"{path}: {response.code} {response.body.strip()}", response.code)
         return response
+
+
+def _at(address: str, port: int) -> Params:
+    """The sidecars at an address: their own, or their node's where they have none."""
+    tagged = " or ".join(
+        f'Service.TaggedAddresses.{tag}.Address == "{address}"' for tag in ("lan_ipv4", "lan_ipv6")
+    )
+    own = f'Service.Address == "{address}"'
+    nodes = f'(Service.Address == "" and Node.Address == "{address}")'
+    return [
+        ("filter", f"Service.Proxy.LocalServicePort == {port} and ({own} or {nodes} or {tagged})")
+    ]
+
+
+_Rows = tuple[ServiceSummary, ...]
+_Registered: Any = NodeServices | None
 
 
 def read_token(token_file: str | None) -> str | None:

@@ -339,6 +339,17 @@ def _destinations(instances: tuple[Instance, ...]) -> tuple[Destination, ...]:
     return tuple(sorted(found))
 
 
+def owner(instances: tuple[Instance, ...], destination: Destination) -> str | None:
+    """The service that `destination` belongs to among sidecars of any services: the first by
+    name, as in a snapshot."""
+    found = {
+        instance.service.proxy.destination
+        for instance in instances
+        if instance.service.proxy is not None and destination in _destinations((instance,))
+    }
+    return min(found - {""}, default=None)
+
+
 def _canonical(address: str) -> str | None:
     """The text form that sockets report; None for a name."""
     try:

@@ -83,24 +83,37 @@ Watch = (
 )
 
 
-def wanted_watches(settings: Settings, observed: Observed) -> frozenset[Watch]:
-    """Every blocking query that should run now.
+def wanted_watches(
+    settings: Settings, observed: Observed, upstreams: Iterable[str]
+) -> frozenset[Watch]:
+    """Every blocking query that should run now: what the host itself needs, and what leads to
+    `upstreams`, each watched once however many want it."""
+    watches = host_watches(settings)
+    for name in upstreams:
+        watches |= upstream_watches(name, observed)
+    return frozenset(watches)
 
-    One for the instances of each service in the catalog; a chain only for local services and for
-    those with sidecars, and the instances that the chain leads to.
-    """
+
+def host_watches(settings: Settings) -> set[Watch]:
     local = {service.name for service in settings.services}
     watches: set[Watch] = {WatchRoots(), WatchIntentions(), WatchCatalog()}
     watches |= {WatchServiceDefaults(), WatchProxyDefaults()}
     watches.update(WatchLeaf(name) for name in local)
     watches.update(WatchChain(name) for name in local)
-    for name in callable_services(observed.catalog or ()):
-        watches.add(WatchInstances(InstanceQuery(name)))
-        if observed.instances.get(InstanceQuery(name)):
-            watches.add(WatchChain(name))
-            if (chain := observed.chains.get(name)) is not None:
-                watches.update(map(WatchInstances, queries(chain, observed.datacenter)))
-    return frozenset(watches)
+    return watches
+
+
+def upstream_watches(name: str, observed: Observed) -> set[Watch]:
+    """Those of one upstream: its instances, and once it has any with sidecars, its chain and the
+    instances that this leads to. None where the catalog does not have it."""
+    if name not in (observed.catalog or ()) or not callable_services((name,)):
+        return set()
+    watches: set[Watch] = {WatchInstances(InstanceQuery(name))}
+    if observed.instances.get(InstanceQuery(name)):
+        watches.add(WatchChain(name))
+        if (chain := observed.chains.get(name)) is not None:
+            watches.update(map(WatchInstances, queries(chain, observed.datacenter)))
+    return watches
 
 
 def callable_services(catalog: Iterable[str]) -> tuple[str, ...]:

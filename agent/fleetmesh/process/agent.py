@@ -110,7 +110,7 @@ class Agent:
             + reporting.sentence(
                 front.snapshot,
                 front.generation,
-                [*mesh.refused, *mesh.problems],
+                [*mesh.refused, *mesh.problems, *mesh.uses.problems],
                 self._consul_error,
                 mesh.keeper.status().state,
             )
@@ -153,7 +153,7 @@ class Agent:
             ),
             upstreams=snapshot.upstreams if snapshot else (),
             workers=reporting.worker_statuses(front.supervisor),
-            problems=(*mesh.refused, *mesh.problems),
+            problems=(*mesh.refused, *mesh.problems, *mesh.uses.problems),
             default_allow=snapshot.default_allow if snapshot else False,
             kernel_tls=self._kernel_tls,
         )

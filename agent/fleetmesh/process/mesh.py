@@ -26,6 +26,7 @@ from fleetmesh.process.front import Front
 from fleetmesh.process.observing import Observer
 from fleetmesh.process.registering import Registrar
 from fleetmesh.process.tasks import TaskSet
+from fleetmesh.process.uses import UsesKeeper
 from fleetmesh.settings import Settings
 from fleetmesh.settings.load import load
 
@@ -57,6 +58,7 @@ class Mesh:
         self._logged: frozenset[Problem] = frozenset()
         self.problems: list[Problem] = []
         self.observer = Observer(client, front.settings, self._mark, lambda: self.registrar.nudge())
+        self.uses = UsesKeeper(client, self.observer, front)
         self.registrar = Registrar(client, self.observer.contact)
         self.keeper = CaptureKeeper(front.settings)
         self._files = files
@@ -73,7 +75,9 @@ class Mesh:
         if self.front.snapshot is not None:
             async with self._reconciling:
                 await self._put_in_force(self.front.snapshot)
+        self.uses.start()
         self.observer.start()
+        self.front.supervisor.resolve_with(self.uses.resolve)
         self.registrar.start()
         self._tasks.spawn(self._reconcile_for_ever(), "reconcile")
         self._loop.call_later(FIRST_PATIENCE, self._mark)
@@ -82,6 +86,7 @@ class Mesh:
     async def end(self) -> None:
         """Stop deciding, then let the workers finish. Capture rules stay."""
         await self._tasks.close()
+        await self.uses.close()
         await self.observer.close()
         await self.registrar.close()
         await self.keeper.stop()
@@ -117,6 +122,7 @@ class Mesh:
                 self.problems = list(compiled.warnings)
                 self._log_new(compiled.warnings)
                 await self._put_in_force(compiled.snapshot, again)
+                self.uses.published()
         self._changed()
 
     def _log_new(self, warnings: tuple[Problem, ...]) -> None:
@@ -193,6 +199,7 @@ class Mesh:
         self.uids = dict(uids)
         await self.front.switch(settings, ports)
         self.observer.retarget(settings)
+        self.uses.fit()
         await self._reconcile(again=True)
 
 

@@ -67,6 +67,7 @@ class Observer:
         self._tasks = TaskSet()
         self._running: dict[Watch, asyncio.Task[None]] = {}
         self._answered: set[Watch] = set()
+        self._upstreams: frozenset[str] = frozenset()
 
     def start(self) -> None:
         self._adjust()
@@ -78,6 +79,13 @@ class Observer:
         self._settings = settings
         self._adjust()
 
+    def follow_upstreams(self, upstreams: frozenset[str]) -> None:
+        """Watch these and no others."""
+        if upstreams != self._upstreams:
+            self._upstreams = upstreams
+            self._adjust()
+            self._changed()
+
     @property
     def complete(self) -> bool:
         """Whether every watch has brought an answer."""
@@ -87,8 +95,11 @@ class Observer:
         """Consul has just answered, to whatever question."""
         self.last_contact = asyncio.get_running_loop().time()
 
+    def runs(self, watch: Watch) -> bool:
+        return watch in self._running
+
     def _adjust(self) -> None:
-        wanted = wanted_watches(self._settings, self.observed)
+        wanted = wanted_watches(self._settings, self.observed, self._upstreams)
         for watch in self._running.keys() - wanted:
             self._running.pop(watch).cancel()
             self.failing.pop(watch, None)

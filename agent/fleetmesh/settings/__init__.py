@@ -92,6 +92,15 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_connections: Annotated[int, kinds.WARM] = 0
 
 
+class OnDemandSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Upstreams that no service declares: watched from their first use until they have not been
+    used for `idle_timeout` seconds. `max_watches` bounds the blocking queries to Consul."""
+
+    enabled: bool = True
+    idle_timeout: Timeout = 1800.0
+    max_watches: Annotated[int, kinds.WATCHES] = 150
+
+
 class TracingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`enabled`: requests are told their trace and their id; `sample_rate` is the share of the
     traces begun here that are sampled."""
@@ -125,6 +134,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     upstream: UpstreamSettings = UpstreamSettings()
     tracing: TracingSettings = TracingSettings()
     access_log: AccessLogSettings = AccessLogSettings()
+    on_demand: bool = False
 
 
 class Ports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -197,6 +207,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upstream: UpstreamSettings = UpstreamSettings()
     tracing: TracingSettings = TracingSettings()
     access_log: AccessLogSettings = AccessLogSettings()
+    on_demand: OnDemandSettings = OnDemandSettings()
     services: Annotated[tuple[ServiceSettings, ...], kinds.Hidden()] = ()
 
     def on_stop_of(self, service: ServiceSettings) -> OnStop:

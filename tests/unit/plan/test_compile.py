@@ -16,7 +16,7 @@ from fleetmesh.plan.answers import (
     Roots,
 )
 from fleetmesh.plan.chain import InstanceQuery
-from fleetmesh.plan.compile import Compiled, compile_snapshot
+from fleetmesh.plan.compile import Compiled, compile_snapshot, owner
 from fleetmesh.plan.defaults import (
     ServiceDefaults,
     UpstreamConfig,
@@ -417,3 +417,16 @@ def test_equal_observations_compile_to_equal_snapshots() -> None:
     one, two = instance(number=1, Meta={"a": "1", "b": "2"}), instance(number=2)
     swapped = instance(number=1, Meta={"b": "2", "a": "1"})
     assert api(observed(one, two)) == api(observed(two, swapped))
+
+
+def test_an_address_belongs_to_the_first_service_by_name() -> None:
+    one = instance()
+    assert one.service.proxy is not None
+    here = (one.service.address or one.node.address, one.service.proxy.local_port)
+    other = replace(
+        one, service=replace(one.service, proxy=replace(one.service.proxy, destination="a"))
+    )
+    assert owner((one,), here) == one.service.proxy.destination
+    assert owner((one, other), here) == "a"
+    assert owner((one,), (here[0], here[1] + 1)) is None
+    assert owner((), here) is None

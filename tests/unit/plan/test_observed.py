@@ -32,19 +32,21 @@ API = InstanceQuery("api")
 
 
 def test_before_any_answer() -> None:
-    assert wanted_watches(SETTINGS, Observed()) == BASE
+    assert wanted_watches(SETTINGS, Observed(), {"api"}) == BASE
 
 
-def test_catalog_adds_instances_but_not_of_sidecars_or_consul() -> None:
-    seen = Observed(catalog=frozenset({"consul", "api", "api-sidecar-proxy"}))
-    assert wanted_watches(SETTINGS, seen) == BASE | {WatchInstances(API)}
+def test_instances_only_of_what_is_wanted_and_in_the_catalog() -> None:
+    seen = Observed(catalog=frozenset({"consul", "api", "cart", "api-sidecar-proxy"}))
+    assert wanted_watches(SETTINGS, seen, ()) == BASE
+    wanted = {"api", "gone", "consul", "api-sidecar-proxy"}
+    assert wanted_watches(SETTINGS, seen, wanted) == BASE | {WatchInstances(API)}
 
 
 def test_chain_only_of_services_with_sidecars() -> None:
     seen = Observed(catalog=frozenset({"api"}), instances={API: ()})
-    assert WatchChain("api") not in wanted_watches(SETTINGS, seen)
+    assert WatchChain("api") not in wanted_watches(SETTINGS, seen, {"api"})
     seen = Observed(catalog=frozenset({"api"}), instances={API: (instance(),)})
-    assert WatchChain("api") in wanted_watches(SETTINGS, seen)
+    assert WatchChain("api") in wanted_watches(SETTINGS, seen, {"api"})
 
 
 def test_redirected_chain_adds_the_targets_instances() -> None:
@@ -55,7 +57,27 @@ def test_redirected_chain_adds_the_targets_instances() -> None:
         chains={"api": chain("api", Service="next", Datacenter="dc2")},
     )
     extra = WatchInstances(InstanceQuery("next", "dc2"))
-    assert wanted_watches(SETTINGS, seen) == BASE | {WatchInstances(API), WatchChain("api"), extra}
+    assert wanted_watches(SETTINGS, seen, {"api"}) == BASE | {
+        WatchInstances(API),
+        WatchChain("api"),
+        extra,
+    }
+
+
+def test_two_upstreams_share_the_watch_of_one_target() -> None:
+    target = InstanceQuery("next", "dc2")
+    seen = Observed(
+        datacenter="dc1",
+        catalog=frozenset({"api", "cart"}),
+        instances={API: (instance(),), InstanceQuery("cart"): (instance(),)},
+        chains={
+            name: chain(name, Service="next", Datacenter="dc2", ID="next")
+            for name in ("api", "cart")
+        },
+    )
+    watches = wanted_watches(SETTINGS, seen, {"api", "cart"}) - BASE
+    assert len(watches) == 5
+    assert WatchInstances(target) in watches
 
 
 def test_vanished_service_leaves_nothing_behind() -> None:

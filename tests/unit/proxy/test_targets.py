@@ -182,6 +182,7 @@ class Captured:
 
     def __init__(self, table: Table) -> None:
         self.table = table
+        self.questions = None
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("10.0.0.9", 40000) if name == "peername" else default

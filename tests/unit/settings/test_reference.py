@@ -37,6 +37,7 @@ STRUCTS = (
     settings.UpstreamSettings,
     settings.TracingSettings,
     settings.AccessLogSettings,
+    settings.OnDemandSettings,
     settings.ServiceSettings,
 )
 DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE)
