@@ -28,6 +28,7 @@ from fleetmesh.capture.ruleset import (
     Reject,
     Rule,
     Tcp,
+    Udp,
     User,
 )
 
@@ -55,7 +56,7 @@ CMP_EQ, CMP_NEQ = 0, 1
 NF_ACCEPT = 1
 REJECT_TCP_RST = 1
 PROTO_SPECIFIED = 2
-IPPROTO_TCP = 6
+IPPROTO_TCP, IPPROTO_UDP = 6, 17
 LOOPBACK_INDEX = 1
 FLAGS_MASK, SYN = 0x17, 0x02  # of fin, syn, rst and ack
 
@@ -93,6 +94,13 @@ def _encode_match(match: Match) -> bytes:
     match match:
         case Tcp():
             return b""
+        case Udp(port):
+            return (
+                _meta(Meta.L4PROTO)
+                + _cmp(CMP_EQ, bytes([IPPROTO_UDP]))
+                + _payload(Header.TRANSPORT, 2, 2)
+                + _cmp(CMP_EQ, struct.pack(">H", port))
+            )
         case Opening(negated):
             return (
                 _payload(Header.TRANSPORT, 13, 1)
@@ -164,12 +172,16 @@ class _Load(NamedTuple):
     mask: bytes | None = None
 
 
+_L4PROTO = _Load("meta", (Meta.L4PROTO,))
+
+
 def _decode(expressions: Sequence[tuple[str, dict[int, bytes]]], comment: str) -> Rule | None:
     """None when the rule says anything that our vocabulary does not."""
     matches: list[Match] = []
     load: _Load | None = None
     family: int | None = None
     port: int | None = None
+    udp = False
     action: Action | None = None
     for name, attributes in expressions:
         if action is not None:
@@ -191,9 +203,13 @@ def _decode(expressions: Sequence[tuple[str, dict[int, bytes]]], comment: str) -
                     return None
                 if load == ("meta", (Meta.NFPROTO,), None) and operator == CMP_EQ:
                     family = value[0]
+                elif (load, operator, value) == (_L4PROTO, CMP_EQ, bytes([IPPROTO_UDP])):
+                    udp = True
                 else:
                     match = _decode_match(load, operator == CMP_NEQ, value, family)
-                    if match is None:
+                    if udp and isinstance(match, Port):
+                        match, udp = Udp(match.port), False
+                    if match is None or udp:
                         return None
                     family = None if isinstance(match, Destination) else family
                     matches.append(match)
@@ -214,7 +230,7 @@ def _decode(expressions: Sequence[tuple[str, dict[int, bytes]]], comment: str) -
                 pass
             case _:
                 return None
-    if action is None or family is not None or load is not None:
+    if action is None or family is not None or load is not None or udp:
         return None
     return Rule(tuple(_canonical(matches)), action, comment)
 

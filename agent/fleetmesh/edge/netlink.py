@@ -33,6 +33,7 @@ from pyroute2.netlink.nfnetlink.nftsocket import (
 
 from fleetmesh.capture import bytecode
 from fleetmesh.capture.ruleset import TABLE, Chain, ForeignRule, Hook, Kind, Packets, Rule, Ruleset
+from fleetmesh.edge import routes
 
 _NETLINK_NETFILTER = 12
 _NLM_F_APPEND = 0x800
@@ -85,6 +86,7 @@ def replace(ruleset: Ruleset) -> None:
         messages.append(_chain(chain))
         messages += [_rule(chain.name, rule) for rule in chain.rules]
     _transact(messages)
+    route_virtual(ruleset)
 
 
 def remove() -> None:
@@ -103,6 +105,15 @@ def read() -> Reading:
             return _reading(chains, rules)
         before = after
     raise NetfilterError(errno.EAGAIN, "the rules change faster than they can be read")
+
+
+def route_virtual(ruleset: Ruleset) -> None:
+    """Have the routes of virtual addresses while `ruleset` redirects, and else not. Raises
+    NetfilterError."""
+    try:
+        (routes.add if any(c.kind is Kind.NAT for c in ruleset.chains) else routes.remove)()
+    except OSError as error:
+        raise NetfilterError(error.errno or errno.EIO, "routes of virtual addresses") from error
 
 
 def foreign_nat_chains() -> tuple[str, ...]:

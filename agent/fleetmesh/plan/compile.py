@@ -170,6 +170,7 @@ def _upstreams(
                 protocol=_protocol(chain, instances),
                 target=_target(resolution, instances, trust_domain),
                 destinations=tuple(d for d in destinations if owners[d] == name),
+                virtual_addresses=observed.virtual.get(name, ()),
             )
         )
     return tuple(upstreams), tuple(warnings)

@@ -20,7 +20,8 @@ V = TypeVar("V")
 class Observed(msgspec.Struct, frozen=True):
     """None or an absent key means that Consul has not answered yet; empty means that it has.
 
-    `default_allow` is Consul's decision on a pair of services that no intention names.
+    `default_allow` is Consul's decision on a pair of services that no intention names; `virtual`
+    are the virtual addresses of services.
     """
 
     datacenter: str = ""
@@ -32,6 +33,7 @@ class Observed(msgspec.Struct, frozen=True):
     leaves: dict[str, LeafAnswer] = {}
     chains: dict[str, Chain] = {}
     instances: dict[InstanceQuery, tuple[Instance, ...]] = {}
+    virtual: dict[str, tuple[str, ...]] = {}
 
 
 class WatchRoots(msgspec.Struct, frozen=True):
