@@ -157,7 +157,8 @@ class _Asking(asyncio.DatagramProtocol):
             self.answer.set_exception(error)
 
     def connection_lost(self, _: Exception | None) -> None:
-        self.answer.cancel()
+        if not self.answer.done():
+            self.answer.set_exception(ConnectionAbortedError())
 
 
 async def _ask_tcp(server: Server, query: bytes) -> bytes:

@@ -17,6 +17,8 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fleetmesh.edge import dns as dns_server
 from fleetmesh.edge import resolvers
@@ -370,3 +372,45 @@ def test_resolv_conf_is_followed(tmp_path: Path) -> None:
     assert host.servers() == before
     file.unlink()
     assert host.servers() == before
+
+
+LABELS = st.one_of(
+    st.sampled_from([b"api", b"virtual", b"mesh", b"consul", b"dc1", b"young"]),
+    st.binary(min_size=1, max_size=63),
+)
+
+
+@given(
+    st.binary(min_size=2, max_size=2),
+    st.integers(0, 127),
+    st.lists(LABELS, max_size=3),
+    st.sampled_from([[b"mesh"], [b"virtual", b"consul"], [b"virtual", b"d c", b"consul"]]),
+    st.binary(min_size=4, max_size=4),
+    st.binary(max_size=40),
+    st.integers(0, 2),
+)
+def test_whatever_is_asked_of_the_mesh_is_answered(
+    ident: bytes,
+    flags: int,
+    labels: list[bytes],
+    zone: list[bytes],
+    kind: bytes,
+    more: bytes,
+    n: int,
+) -> None:
+    """With the id and as a response, whatever follows the question."""
+
+    async def used(service: str) -> bool:
+        return service in ADDRESSES
+
+    async def answer() -> bytes | None:
+        names = Names(used, lambda s: ADDRESSES[s], lambda: "dc1", lambda: frozenset({"dc1"}))
+        return await DnsServer(names, 5, Server("127.0.0.1", 1)).answer(query, tcp=False)
+
+    name = b"".join(bytes([len(label)]) + label for label in (*labels, *zone)) + b"\0"
+    query = ident + bytes([flags]) + bytes(1) + b"\0\1" + bytes(5) + bytes([n]) + name + kind + more
+    got = asyncio.run(answer())
+    assert got is not None
+    assert got[:2] == ident
+    assert got[2] & 0x80
+    assert len(got) <= dns_server.PAYLOAD
