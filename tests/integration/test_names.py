@@ -205,6 +205,20 @@ def test_routes_come_and_go_with_the_rules() -> None:
             assert listed(space) == ""
 
 
+@pytest.mark.parametrize("which", ["all", "lo"])
+def test_a_host_without_ipv6_has_the_other_route(which: str) -> None:
+    with netns("without6") as space:
+        space.run("sysctl", "-qw", f"net.ipv6.conf.{which}.disable_ipv6=1")
+        space.call(netlink.replace, RULES)
+        assert "240.0.0.0/4 dev lo" in listed(space)
+        assert [sock.family for sock in space.call(Sockets({}).dns, DNS_PORT)] == [
+            socket.AF_INET,
+            socket.AF_INET,
+        ]
+        space.call(netlink.remove)
+        assert listed(space) == ""
+
+
 def test_a_lost_route_comes_back_and_a_foreign_one_stays() -> None:
     with netns("routes") as space, netns("peer") as peer:
         join(space, peer, 5)

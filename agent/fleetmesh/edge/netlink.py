@@ -85,8 +85,11 @@ def replace(ruleset: Ruleset) -> None:
     for chain in ruleset.chains:
         messages.append(_chain(chain))
         messages += [_rule(chain.name, rule) for rule in chain.rules]
+    if _redirects(ruleset):  # what a rule sends on must have had a route, so that comes first
+        route_virtual(ruleset)
     _transact(messages)
-    route_virtual(ruleset)
+    if not _redirects(ruleset):
+        route_virtual(ruleset)
 
 
 def remove() -> None:
@@ -111,9 +114,16 @@ def route_virtual(ruleset: Ruleset) -> None:
     """Have the routes of virtual addresses while `ruleset` redirects, and else not. Raises
     NetfilterError."""
     try:
-        (routes.add if any(c.kind is Kind.NAT for c in ruleset.chains) else routes.remove)()
+        if _redirects(ruleset):
+            routes.add()
+        else:
+            routes.remove()
     except OSError as error:
         raise NetfilterError(error.errno or errno.EIO, "routes of virtual addresses") from error
+
+
+def _redirects(ruleset: Ruleset) -> bool:
+    return any(chain.kind is Kind.NAT for chain in ruleset.chains)
 
 
 def foreign_nat_chains() -> tuple[str, ...]:

@@ -27,6 +27,7 @@ _UNICAST = 1
 _PRIORITY = 1024
 _LOOPBACK_INDEX = 1
 _PATIENCE = 5.0
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.ENODEV)
 
 
 def add() -> None:
@@ -54,8 +55,7 @@ def _change(command: int, flags: int, text: str, fine: tuple[int, ...]) -> None:
     body += _attribute(_RTA_PRIORITY, struct.pack("=I", _PRIORITY))
     header = struct.pack("=IHHII", 16 + len(body), command, _REQUEST | _ACK | flags, 1, 0)
     code = _exchange(header + body)
-    without_ipv6 = six and code in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES)
-    if code and code not in fine and not without_ipv6:
+    if code and code not in fine and not (six and code in _NO_IPV6):
         raise OSError(code, f"route {text}")
 
 
