@@ -176,7 +176,10 @@ def still_served(before: Inputs, now: Inputs) -> Inputs:
     served = {_ways(service) for service in now.services}
     kept = tuple(service for service in before.services if _ways(service) in served)
     return msgspec.structs.replace(
-        before, services=kept, plain_port=now.plain_port, dns_port=now.dns_port
+        before,
+        services=kept,
+        plain_port=now.plain_port,
+        dns_port=None if before.dns_port is None else now.dns_port,
     )
 
 
