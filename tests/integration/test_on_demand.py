@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dns.message
+import dns.query
+import dns.rcode
 import pytest
 from tests.support.agent import Agent, agent, inside
 from tests.support.consul import ConsulServer, running_consul
@@ -173,6 +176,33 @@ def test_what_nothing_declares_is_found_by_address_and_let_go_when_idle(
         assert "upstream cart is let go" in mesh.log()
         mesh.eventually(lambda: connections(consul) <= before, "the end of its watches")
         assert call(CART)[0] == "127.0.0.1"  # and it comes back
+
+
+def look_up(space: Netns, name: str) -> str:
+    """As `web`, from a nameserver that is not there."""
+    answer = space.call(dns.query.udp, dns.message.make_query(name, "A"), "127.0.0.53", 10, uid=1)
+    found = [str(record) for rrset in answer.answer for record in rrset]
+    return found[0] if found else dns.rcode.to_text(answer.rcode())
+
+
+def test_a_name_that_is_looked_up_is_a_first_use(
+    space: Netns, consul: ConsulServer, tmp_path: Path
+) -> None:
+    """And its address leads there on every port, also when the service was let go meanwhile."""
+    with (
+        echo("127.0.0.1", 8000),
+        running(consul, tmp_path / "agent", idle_timeout=1.5) as mesh,
+    ):
+        begin = time.monotonic()
+        address = look_up(space, "cart.mesh")
+        assert time.monotonic() - begin < 1.5
+        assert address.startswith("24"), mesh.log()
+        assert "cart" in upstreams(mesh)
+        assert call(address, 80)[0] == "127.0.0.1"
+        assert look_up(space, "nobody.mesh") == "NXDOMAIN"
+        mesh.eventually(lambda: "cart" not in upstreams(mesh), "its end")
+        assert call(address, 4711)[0] == "127.0.0.1"
+        assert look_up(space, "cart.virtual.consul") == address
 
 
 def test_strangers_are_passed_through_without_delay(

@@ -26,6 +26,7 @@ from fleetmesh.plan.answers import (
     ChainAnswer,
     Instance,
     IntentionEntry,
+    KeyValue,
     LeafAnswer,
     NodeServices,
     Roots,
@@ -117,7 +118,7 @@ class ConsulClient:
 
     async def register(self, body: dict[str, Any]) -> None:
         """Checks that `body` does not name are removed from the service."""
-        await self._put(
+        _ = await self._put(
             "/v1/agent/service/register",
             [("replace-existing-checks", "true")],
             msgspec.json.encode(body),
@@ -126,14 +127,14 @@ class ConsulClient:
     async def deregister(self, service_id: str) -> None:
         """Also well when there is no such service."""
         try:
-            await self._put(f"/v1/agent/service/deregister/{service_id}")
+            _ = await self._put(f"/v1/agent/service/deregister/{service_id}")
         except ConsulError as error:
             if error.status != 404:
                 raise
 
     async def beat(self, check_id: str) -> None:
         """Pass a TTL check; a ConsulError with status 404 or 500 says that there is none."""
-        await self._put(f"/v1/agent/check/pass/{check_id}")
+        _ = await self._put(f"/v1/agent/check/pass/{check_id}")
 
     async def roots(self, index: int = 0) -> Answer[Roots]:
         return await self._get("/v1/agent/connect/ca/roots", Roots, index=index)
@@ -210,6 +211,21 @@ class ConsulClient:
                 instances += answer.value.instances()
         return tuple(instances)
 
+    async def keys(self, prefix: str) -> dict[str, bytes]:
+        """Everything in the KV whose key begins with `prefix`, a default-consistent read."""
+        try:
+            answer = await self._get(f"/v1/kv/{prefix}", tuple[KeyValue, ...], [("recurse", "")])
+        except ConsulError as error:
+            if error.status == 404:
+                return {}
+            raise
+        return {pair.key: pair.value or b"" for pair in answer.value}
+
+    async def create_key(self, key: str, value: bytes) -> bool:
+        """False when the key was there already."""
+        response = await self._put(f"/v1/kv/{key}", [("cas", "0")], value)
+        return bool(response.body.strip() == "true")
+
     async def _list(
         self, path: str, kind: type[tuple[T, ...]], index: int, params: Params | None = None
     ) -> Answer[tuple[T, ...]]:
@@ -240,8 +256,8 @@ class ConsulClient:
             None if policy is None else policy == "allow",
         )
 
-    async def _put(self, path: str, params: Params | None = None, data: bytes = b"") -> None:
-        await self._send(self._http.put(_raw, path, params or [], data, self._headers), path)
+    async def _put(self, path: str, params: Params | None = None, data: bytes = b"") -> Response:
+        return await self._send(self._http.put(_raw, path, params or [], data, self._headers), path)
 
     async def _send(self, request: Any, path: str) -> Response:
         try:

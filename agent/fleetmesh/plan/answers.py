@@ -179,6 +179,13 @@ class AgentSelf(msgspec.Struct, frozen=True):
     config: AgentConfig = field(name="Config", default=AgentConfig())
 
 
+class KeyValue(msgspec.Struct, frozen=True):
+    """An element of `/v1/kv/<prefix>?recurse`; the value is in Base64 there."""
+
+    key: str = field(name="Key")
+    value: bytes | None = field(name="Value", default=None)
+
+
 CatalogServices = dict[str, list[str] | None]
 AgentServices = dict[str, ServiceInstance]
 AgentChecks = dict[str, Check]

@@ -176,7 +176,8 @@ def _upstreams(
         upstream, found = _upstream(chain, observed, defaults, trust_domain, previous)
         warnings.extend(found)
         owned = tuple(d for d in destinations if owners[d] == name)
-        upstreams.append(replace(upstream, destinations=owned))
+        virtual = observed.virtual.get(name, ())
+        upstreams.append(replace(upstream, destinations=owned, virtual_addresses=virtual))
     return tuple(upstreams), tuple(dict.fromkeys(warnings))
 
 

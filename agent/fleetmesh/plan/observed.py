@@ -22,7 +22,8 @@ class Observed(msgspec.Struct, frozen=True):
     """None or an absent key means that Consul has not answered yet; empty means that it has.
 
     `default_allow` is Consul's decision on a pair of services that no intention names; `refusals`
-    are the queries that Consul will not answer, with its reasons.
+    are the queries that Consul will not answer, with its reasons; `virtual` are the virtual
+    addresses of services.
     """
 
     datacenter: str = ""
@@ -37,6 +38,7 @@ class Observed(msgspec.Struct, frozen=True):
     refusals: dict[InstanceQuery, str] = {}
     service_defaults: tuple[ServiceDefaults, ...] = ()
     proxy_defaults: tuple[ProxyDefaults, ...] = ()
+    virtual: dict[str, tuple[str, ...]] = {}
 
 
 class WatchRoots(msgspec.Struct, frozen=True):

@@ -166,6 +166,7 @@ class Agent:
             self._mesh.keeper.status(),
             self._last_contact,
             not self._consul_error,
+            self._mesh.naming.counts,
         )
 
     async def records(self, limit: int) -> tuple[Record, ...] | None:

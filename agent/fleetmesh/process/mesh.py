@@ -23,6 +23,7 @@ from fleetmesh.plan.ports import Allocation, allocate
 from fleetmesh.plan.registration import desired
 from fleetmesh.process.capturing import CaptureKeeper
 from fleetmesh.process.front import Front
+from fleetmesh.process.naming import Naming
 from fleetmesh.process.observing import Observer
 from fleetmesh.process.registering import Registrar
 from fleetmesh.process.tasks import TaskSet
@@ -37,7 +38,7 @@ FIRST_PATIENCE = 5.0
 """Seconds from the start until a first snapshot is compiled from what Consul has answered."""
 FULL_PATIENCE = 30.0
 """The same when there is a snapshot from before the restart: that one is worth waiting longer."""
-FIXED = ("admin_socket", "metrics_address", "state_dir", "consul")
+FIXED = ("admin_socket", "metrics_address", "state_dir", "consul", "dns")
 """Settings that only a restart changes."""
 
 
@@ -61,6 +62,9 @@ class Mesh:
         self.uses = UsesKeeper(client, self.observer, front)
         self.registrar = Registrar(client, self.observer.contact)
         self.keeper = CaptureKeeper(front.settings)
+        self.naming = Naming(
+            client, front, lambda: self.observer.observed, self._mark, self.uses.want
+        )
         self._files = files
         self._changed = changed
         self._loop = asyncio.get_running_loop()
@@ -72,12 +76,13 @@ class Mesh:
     async def start(self) -> None:
         """Put in force what the workers serve already, if anything, then ask Consul."""
         await self.keeper.start()
+        await self.naming.start()
         if self.front.snapshot is not None:
             async with self._reconciling:
                 await self._put_in_force(self.front.snapshot)
         self.uses.start()
         self.observer.start()
-        self.front.supervisor.resolve_with(self.uses.resolve)
+        self.front.supervisor.resolve_with(self._resolve)
         self.registrar.start()
         self._tasks.spawn(self._reconcile_for_ever(), "reconcile")
         self._loop.call_later(FIRST_PATIENCE, self._mark)
@@ -90,7 +95,16 @@ class Mesh:
         await self.observer.close()
         await self.registrar.close()
         await self.keeper.stop()
+        await self.naming.close()
         await self.front.supervisor.drain()
+
+    async def _resolve(self, address: str, port: int) -> None:
+        """Have watched and served whose a dialled address is."""
+        service = self.naming.owner(address)
+        if service is None:
+            await self.uses.resolve(address, port)
+        else:
+            await self.uses.want(service)
 
     def _mark(self) -> None:
         self._dirty.set()
@@ -115,11 +129,13 @@ class Mesh:
     async def _reconcile(self, again: bool = False) -> None:
         front = self.front
         if self._may_compile():
-            compiled = compile_snapshot(front.settings, self.observer.observed, front.snapshot)
+            compiled = compile_snapshot(
+                front.settings, self.naming.named(self.observer.observed), front.snapshot
+            )
             if isinstance(compiled, list):
                 self.problems = compiled
             else:
-                self.problems = list(compiled.warnings)
+                self.problems = [*compiled.warnings, *self.naming.problems]
                 self._log_new(compiled.warnings)
                 await self._put_in_force(compiled.snapshot, again)
                 self.uses.published()
@@ -148,7 +164,9 @@ class Mesh:
         """Capture those services that have an identity."""
         services = self.front.snapshot.services if self.front.snapshot else ()
         identified = {service.name for service in services if service.leaf is not None}
-        await self.keeper.apply(_only(settings, identified), self.front.ports.outbound, self.uids)
+        await self.keeper.apply(
+            _only(settings, identified), self.front.ports.outbound, self.uids, self.naming.port
+        )
 
     async def reload(self) -> list[Problem]:
         """Read the settings again. With problems nothing changes, but they are shown."""

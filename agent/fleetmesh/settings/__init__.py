@@ -39,6 +39,16 @@ class ConsulSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_file: Path | None = None
 
 
+class DnsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names for the services of this host. `port` is on loopback, `ttl` whole seconds; `consul` is
+    the Consul agent's DNS server."""
+
+    enabled: bool = True
+    port: Port = 15053
+    ttl: Annotated[int, kinds.TTL] = 5
+    consul: Annotated[str, kinds.HOST_PORT] = "127.0.0.1:8600"
+
+
 class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`confirm_timeout`: seconds until rules that a rollout applied are undone unless confirmed.
     `exclude_ports` and `exclude_cidrs` name outbound destinations that are never captured;
@@ -201,6 +211,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: Path = "/var/lib/fleetmesh"
     consul: ConsulSettings = ConsulSettings()
     capture: CaptureSettings = CaptureSettings()
+    dns: DnsSettings = DnsSettings()
     ports: Ports = Ports()
     http: HttpSettings = HttpSettings()
     tcp: TcpSettings = TcpSettings()

@@ -31,6 +31,7 @@ STRUCTS = (
     settings.Settings,
     settings.ConsulSettings,
     settings.CaptureSettings,
+    settings.DnsSettings,
     settings.Ports,
     settings.HttpSettings,
     settings.TcpSettings,
