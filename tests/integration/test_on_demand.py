@@ -205,6 +205,51 @@ def test_a_name_that_is_looked_up_is_a_first_use(
         assert look_up(space, "cart.virtual.consul") == address
 
 
+def test_a_subset_is_called_by_its_name(space: Netns, consul: ConsulServer, tmp_path: Path) -> None:
+    """It leads to its own instances only: another is on a node that is not there."""
+    with echo("127.0.0.1", 8000), running(consul, tmp_path / "agent") as mesh:
+        register(consul, "api", CART)
+        subsets = {
+            "here": {"Filter": 'Node.Node != "node-api"'},
+            "there": {"Filter": 'Node.Node == "node-api"'},
+        }
+        consul.put("/v1/config", {"Kind": "service-resolver", "Name": "api", "Subsets": subsets})
+        address = look_up(space, "here.api.mesh")
+        assert address.startswith("24"), mesh.log()
+        assert address == look_up(space, "here.api.virtual.dc1.dc.consul")
+        for _ in range(6):
+            assert call(address)[0] == "127.0.0.1"
+        there = look_up(space, "there.api.mesh")
+        assert there.startswith("24")
+        assert there not in (address, look_up(space, "api.mesh"))
+        assert call(there)[0] != "127.0.0.1"
+        for name in ("nowhere.api.mesh", "here.nobody.mesh", "api.dc9.dc.mesh"):
+            assert look_up(space, name) == "NXDOMAIN"
+        own = {"web", "api", "here.api.default.dc1", "there.api.default.dc1"}
+        assert own <= upstreams(mesh)
+
+
+def test_a_service_of_another_datacenter_is_called_by_its_name(
+    space: Netns, consul: ConsulServer, tmp_path: Path
+) -> None:
+    """Joined over the WAN; its instance is not there, but its name and endpoint are known."""
+    with running_consul(tmp_path / "far", {"datacenter": "dc2"}) as far:
+        consul.put(f"/v1/agent/join/127.0.0.1:{far.ports['serf_wan']}?wan=1")
+        register(far, "distant", CART)
+        with running(consul, tmp_path / "agent") as mesh:
+            mesh.eventually(
+                lambda: look_up(space, "distant.dc2.mesh").startswith("24"), "the far service"
+            )
+            address = look_up(space, "distant.dc2.mesh")
+            assert look_up(space, "distant.virtual.dc2.consul") == address
+            assert look_up(space, "distant.mesh") == "NXDOMAIN"
+            assert look_up(space, "nobody.dc2.mesh") == "NXDOMAIN"
+            known = {one["service"]: one for one in mesh.status()["upstreams"]}
+            target = known["distant.default.dc2"]["target"]
+            assert target["datacenter"] == "dc2"
+            assert [one["address"] for one in target["endpoints"]] == [CART]
+
+
 def test_strangers_are_passed_through_without_delay(
     space: Netns, consul: ConsulServer, tmp_path: Path
 ) -> None:

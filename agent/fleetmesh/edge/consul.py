@@ -34,6 +34,7 @@ from fleetmesh.plan.answers import (
 )
 from fleetmesh.plan.chain import InstanceQuery
 from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
+from fleetmesh.plan.subsets import ServiceResolver
 
 T = TypeVar("T")
 Params = list[tuple[str, str]]
@@ -157,10 +158,12 @@ class ConsulClient:
     async def catalog(self, index: int = 0) -> Answer[CatalogServices]:
         return await self._get("/v1/catalog/services", CatalogServices, index=index)
 
-    async def chain(self, service: str, index: int = 0) -> Answer[Chain]:
-        answer = await self._get(
-            f"/v1/discovery-chain/{service}", ChainAnswer, [("cached", "")], index
-        )
+    async def chain(self, service: str, index: int = 0, datacenter: str = "") -> Answer[Chain]:
+        """As seen from `datacenter`, the agent's own if that is empty."""
+        params: Params = [("cached", "")]
+        if datacenter:
+            params.append(("compile-dc", datacenter))
+        answer = await self._get(f"/v1/discovery-chain/{service}", ChainAnswer, params, index)
         return Answer(answer.value.chain, answer.index)
 
     async def instances(self, query: InstanceQuery, index: int = 0) -> Answer[tuple[Instance, ...]]:
@@ -182,6 +185,13 @@ class ConsulClient:
 
     async def service_defaults(self, index: int = 0) -> Answer[tuple[ServiceDefaults, ...]]:
         return await self._entries("service-defaults", tuple[ServiceDefaults, ...], index)
+
+    async def resolvers(self, index: int = 0) -> Answer[tuple[ServiceResolver, ...]]:
+        return await self._entries("service-resolver", tuple[ServiceResolver, ...], index)
+
+    async def datacenters(self) -> frozenset[str]:
+        """All that the servers know of."""
+        return frozenset((await self._get("/v1/catalog/datacenters", _Names)).value)
 
     async def proxy_defaults(self, index: int = 0) -> Answer[tuple[ProxyDefaults, ...]]:
         return await self._entries("proxy-defaults", tuple[ProxyDefaults, ...], index)
@@ -281,6 +291,7 @@ def _at(address: str, port: int) -> Params:
     ]
 
 
+_Names = tuple[str, ...]
 _Rows = tuple[ServiceSummary, ...]
 _Registered: Any = NodeServices | None
 

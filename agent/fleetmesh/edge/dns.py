@@ -49,8 +49,8 @@ ROOT_NAME = "fleetmesh"
 class Names(NamedTuple):
     """What the server asks of its owner.
 
-    `used`: a service is looked up; whether there is such a one, at most a second later.
-    `addresses`: its virtual addresses, () while it has none.
+    `used`: an upstream (MeshName.key) is looked up; whether there is such a one, at most a second
+    later. `addresses`: its virtual addresses, () while it has none.
     `datacenters`: those that are known. `local`: this one's name.
     """
 
@@ -207,14 +207,17 @@ class DnsServer:
             answer.authority.append(soa)
 
     async def _addresses(self, name: MeshName | None) -> tuple[str, ...] | None:
-        """None when there is no such service. Subsets and services of other datacenters have no
-        upstream of their own: to give them their service's address would send their callers
-        elsewhere than the name says."""
-        if name is None or name.subset or name.datacenter not in ("", self._names.local()):
+        """None when there is no such service, subset or datacenter. Which datacenters there are is
+        not known before ours is."""
+        if name is None:
             return None
-        if not await self._names.used(name.service):
+        local, known = self._names.local(), self._names.datacenters()
+        if known and name.datacenter and name.datacenter not in known:
             return None
-        return self._names.addresses(name.service)
+        key = name.key(local)
+        if not await self._names.used(key):
+            return None
+        return self._names.addresses(key)
 
 
 _SOA_OR_ANY = (dns.rdatatype.SOA, dns.rdatatype.ANY)

@@ -129,16 +129,15 @@ class Mesh:
     async def _reconcile(self, again: bool = False) -> None:
         front = self.front
         if self._may_compile():
-            compiled = compile_snapshot(
-                front.settings, self.naming.named(self.observer.observed), front.snapshot
-            )
+            observed = self.naming.named(self.observer.observed)
+            compiled = compile_snapshot(front.settings, observed, front.snapshot)
             if isinstance(compiled, list):
                 self.problems = compiled
             else:
                 self.problems = [*compiled.warnings, *self.naming.problems]
                 self._log_new(compiled.warnings)
                 await self._put_in_force(compiled.snapshot, again)
-                self.uses.published()
+                self.uses.published(observed)
         self._changed()
 
     def _log_new(self, warnings: tuple[Problem, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections import Counter
@@ -16,7 +17,7 @@ from fleetmesh.edge.resolvers import Server
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.chain import InstanceQuery
-from fleetmesh.plan.observed import Observed, callable_services
+from fleetmesh.plan.observed import Observed, absent, callable_services, called
 from fleetmesh.plan.virtual import KV_PREFIX, agree, assigned, both, choose, first_of
 from fleetmesh.process.front import Front
 from fleetmesh.process.tasks import TaskSet
@@ -29,6 +30,8 @@ LOOK_AGAIN = 0.05
 RETRY = 10.0
 """Seconds until the KV is asked again after it failed, up to as many more by chance."""
 
+DATACENTERS = 60.0
+"""Seconds until their names are asked for again, up to as many more by chance."""
 ROUNDS = 20
 """Of reading and claiming, while other hosts claim too."""
 
@@ -60,6 +63,7 @@ class Naming:
         self._holders: dict[str, str] = {}
         self._wanting: frozenset[str] = frozenset()
         self._nudge = asyncio.Event()
+        self._elsewhere: frozenset[str] = frozenset()
         self._told: dict[str, str] = {}
         self._known: tuple[Snapshot | None, dict[str, tuple[str, ...]]] = (None, {})
         self._tasks = TaskSet()
@@ -74,6 +78,7 @@ class Naming:
         if not self._settings.enabled:
             return
         self._tasks.spawn(self._keep_agreeing(), "virtual addresses")
+        self._tasks.spawn(self._keep_datacenters(), "datacenters")
         try:
             sockets = self._front.sockets.dns(self._settings.port)
         except OSError as error:
@@ -114,14 +119,14 @@ class Naming:
         return found
 
     def named(self, observed: Observed) -> Observed:
-        """`observed` with the virtual addresses of all services that have instances."""
+        """`observed` with the virtual addresses of all upstreams that have instances."""
         if not self._settings.enabled:
             return observed
         services = {
             name
             for name in callable_services(observed.catalog or ())
             if observed.instances.get(InstanceQuery(name))
-        }
+        }.union(called(observed))
         given = assigned(observed)
         self._claim(frozenset(services - given.keys()))
         before = {name: addresses[0] for name, addresses in self._served().items() if addresses}
@@ -135,6 +140,13 @@ class Naming:
         if wanting - self._wanting:
             self._nudge.set()
         self._wanting = wanting
+
+    async def _keep_datacenters(self) -> None:
+        """Consul has no blocking query for them."""
+        while True:
+            with contextlib.suppress(ConsulError):
+                self._elsewhere = await self._client.datacenters()
+            await asyncio.sleep(DATACENTERS * (1 + random.random()))  # noqa: S311
 
     async def _keep_agreeing(self) -> None:
         while True:
@@ -202,10 +214,7 @@ class Naming:
 
     def _may_exist(self, service: str) -> bool:
         observed = self._observed()
-        if observed.catalog is None:
-            return True
-        known = observed.instances.get(InstanceQuery(service))
-        return service in callable_services(observed.catalog) and known != ()
+        return observed.catalog is None or not absent(service, observed)
 
     def owner(self, address: str) -> str | None:
         """The service whose virtual address it is or was: applications may remember it for longer
@@ -225,4 +234,4 @@ class Naming:
         return self._observed().datacenter or (snapshot.datacenter if snapshot else "")
 
     def _datacenters(self) -> frozenset[str]:
-        return frozenset({self._local()} - {""})
+        return self._elsewhere | {self._local()} - {""}

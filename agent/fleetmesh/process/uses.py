@@ -12,11 +12,12 @@ from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import Direction, Report
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.answers import Instance
-from fleetmesh.plan.chain import InstanceQuery
 from fleetmesh.plan.compile import owner
 from fleetmesh.plan.observed import (
+    Observed,
     WatchInstances,
-    callable_services,
+    absent,
+    own_instances,
     upstream_watches,
     wanted_watches,
 )
@@ -67,6 +68,7 @@ class UsesKeeper:
         self._front = front
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Event()
+        self._published: Observed | None = None
         self._served: tuple[Snapshot | None, frozenset[str]] = (None, frozenset())
         self._looking: dict[Destination, asyncio.Task[None]] = {}
         self._nobodys: dict[Destination, float] = {}
@@ -86,7 +88,9 @@ class UsesKeeper:
     async def close(self) -> None:
         await self._tasks.close()
 
-    def published(self) -> None:
+    def published(self, observed: Observed) -> None:
+        """What was observed before has come into force."""
+        self._published = observed
         self.fit()
         self._turn.set()
         self._turn = asyncio.Event()
@@ -113,20 +117,22 @@ class UsesKeeper:
         not longer than `PATIENCE`."""
         if not self._front.settings.on_demand.enabled:
             return self._serves(service)
+        if absent(service, self._observer.observed):
+            return False
         known = service in self.uses.undeclared
         self._use((service,))
-        if self._serves(service):
+        if self._ready(service):
             return True
         if not known:
             self.fit()
         try:
             async with asyncio.timeout(PATIENCE):
-                while not self._serves(service):
+                while not self._ready(service):
                     if self._hopeless(service):
                         return False
                     await self._turn.wait()
         except TimeoutError:
-            return False
+            return self._serves(service)
         return True
 
     async def resolve(self, address: str, port: int) -> None:
@@ -208,15 +214,22 @@ class UsesKeeper:
             self._served = (snapshot, names)
         return service in names
 
+    def _ready(self, service: str) -> bool:
+        """Whether it is served, with all the instances that it may lead to."""
+        if not self._serves(service):
+            return False
+        observed = self._published
+        return observed is None or all(
+            watch.query in observed.instances
+            for watch in upstream_watches(service, observed)
+            if isinstance(watch, WatchInstances)
+        )
+
     def _hopeless(self, service: str) -> bool:
         """Whether Consul has said that it is no service of the mesh, or it is not watched."""
-        observer = self._observer
-        catalog = observer.observed.catalog
-        if catalog is not None and (service not in catalog or not callable_services((service,))):
-            return True
-        query = InstanceQuery(service)
-        return not observer.runs(WatchInstances(query)) or (
-            observer.observed.instances.get(query) == ()
+        observed = self._observer.observed
+        return absent(service, observed) or not self._observer.runs(
+            WatchInstances(own_instances(service, observed))
         )
 
     def _cost(self, name: str) -> int:

@@ -179,6 +179,7 @@ async def test_a_service_has_its_virtual_addresses(mesh: Site, name: str, tcp: b
         ("nobody.mesh", "mesh."),
         ("v1.api.mesh", "mesh."),
         ("api.dc2.mesh", "mesh."),
+        ("api.dc9.dc.mesh", "mesh."),
         ("not_a_name.mesh", "mesh."),
         ("a.b.c.d.mesh", "mesh."),
         ("nobody.virtual.consul", "virtual.consul."),
@@ -191,6 +192,23 @@ async def test_no_such_service(mesh: Site, name: str, zone: str) -> None:
     (soa,) = answer.authority
     assert (str(soa.name), soa.rdtype, soa.ttl, soa[0].minimum) == (zone, dns.rdatatype.SOA, 5, 5)
     assert not answer.answer
+
+
+@pytest.mark.parametrize(
+    ("name", "used"),
+    [
+        ("v1.api.mesh", ["v1.api.default.dc1"]),
+        ("api.dc2.mesh", ["api.default.dc2"]),
+        ("v1.api.virtual.dc2.dc.consul", ["v1.api.default.dc2"]),
+        ("api.dc1.mesh", ["api"]),
+        ("api.dc9.dc.mesh", []),
+    ],
+)
+async def test_subsets_and_datacenters_are_upstreams_of_their_own(
+    mesh: Site, name: str, used: list[str]
+) -> None:
+    await mesh.ask(name)
+    assert mesh.used == used
 
 
 @pytest.mark.parametrize("kind", ["MX", "TXT", "HTTPS", "SRV"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.support.answers import instance
+from tests.support.answers import chain, instance
 
 from fleetmesh.edge.consul import ConsulError
 from fleetmesh.model.report import ConnectionCount, Direction, Report
@@ -55,7 +55,7 @@ class Site:
     def publish(self, *services: str) -> None:
         upstreams = [SimpleNamespace(service=name) for name in services]
         self.front.snapshot = SimpleNamespace(upstreams=upstreams)
-        self.keeper.published()
+        self.keeper.published(self.observer.observed)
 
     def see(self, **changed: Any) -> None:
         self.observer.observed = replace(self.observer.observed, **changed)
@@ -82,6 +82,33 @@ async def test_what_is_not_in_the_mesh_is_not_waited_for() -> None:
     site.see(instances={InstanceQuery("api"): ()})
     site.publish()
     assert not await wanting
+
+
+async def test_it_waits_for_all_that_the_chain_leads_to() -> None:
+    """Else the first connection would find no endpoint."""
+    site = Site()
+    api, subset = InstanceQuery("api"), InstanceQuery("api", "", "v == 2")
+    site.see(
+        datacenter="dc1",
+        instances={api: (instance(),)},
+        chains={"api": chain("api", Subset={"Filter": "v == 2"})},
+    )
+    wanting = asyncio.ensure_future(site.keeper.want("api"))
+    await asyncio.sleep(0)
+    site.publish("api")
+    await asyncio.sleep(0)
+    assert not wanting.done()
+    site.see(instances={api: (instance(),), subset: ()})
+    site.publish("api")
+    assert await wanting
+
+
+async def test_names_of_nothing_are_not_remembered() -> None:
+    site = Site()
+    for name in ("nobody", "v1.nobody.default.dc1", "web-sidecar-proxy"):
+        site.see(datacenter="dc1")
+        assert not await site.keeper.want(name)
+    assert site.keeper.uses.undeclared == {}
 
 
 async def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
