@@ -44,7 +44,7 @@ CLIENT = """
 import socket, sys, time
 begin = time.monotonic()
 sock = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
-for line in sys.stdin if len(sys.argv) > 3 else ["hello"]:
+for line in sys.argv[4:] or (sys.stdin if len(sys.argv) > 3 else ["hello"]):
     sock.sendall(line.encode())
     got = sock.recv(65536).decode()
     print(got.strip(), round(time.monotonic() - begin, 3), flush=True)
@@ -81,9 +81,12 @@ def echo(address: str, port: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(consul: ConsulServer, home: Path, **on_demand: Any) -> Iterator[Agent]:
+def running(
+    consul: ConsulServer, home: Path, http: dict[str, Any] | None = None, **on_demand: Any
+) -> Iterator[Agent]:
     """`web`, which calls, and `api`, which `cart` leads to; `cart` is on another node."""
-    with agent(home, consul={"address": consul.address}, on_demand=on_demand) as one:
+    settings = {"consul": {"address": consul.address}, "http": http or {}}
+    with agent(home, **settings, on_demand=on_demand) as one:
         one.declare("web", 8080, user="daemon", protocol="tcp")
         one.declare("api", 8000, user="games", protocol="tcp")
         register(consul, "cart", CART)
@@ -99,13 +102,12 @@ def client(*arguments: str) -> list[str]:
     return [*command, *arguments]
 
 
-def call(address: str, port: int = 8000) -> tuple[str, float]:
+def call(address: str, port: int = 8000, said: str = "hello") -> tuple[str, float]:
     """What the other side says its address is, and after how many seconds."""
-    done = subprocess.run(
-        client(address, str(port)), capture_output=True, text=True, check=False, timeout=20
-    )
+    command = client(address, str(port), *([] if said == "hello" else ["", said]))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     words = done.stdout.split()
-    return (words[0], float(words[2])) if len(words) == 3 else (done.stderr[-200:], 0.0)
+    return (words[0], float(words[-1])) if len(words) > 2 else (done.stderr[-200:], 0.0)
 
 
 def upstreams(one: Agent) -> set[str]:
@@ -208,7 +210,7 @@ def test_a_name_that_is_looked_up_is_a_first_use(
 def test_a_subset_is_called_by_its_name(space: Netns, consul: ConsulServer, tmp_path: Path) -> None:
     """It leads to its own instances only: another is on a node that is not there."""
     with echo("127.0.0.1", 8000), running(consul, tmp_path / "agent") as mesh:
-        register(consul, "api", CART)
+        register(consul, "api", "10.97.0.1")
         subsets = {
             "here": {"Filter": 'Node.Node != "node-api"'},
             "there": {"Filter": 'Node.Node == "node-api"'},
@@ -234,7 +236,7 @@ def test_a_service_of_another_datacenter_is_called_by_its_name(
 ) -> None:
     """Joined over the WAN; its instance is not there, but its name and endpoint are known."""
     with running_consul(tmp_path / "far", {"datacenter": "dc2"}) as far:
-        consul.put(f"/v1/agent/join/127.0.0.1:{far.ports['serf_wan']}?wan=1")
+        consul.put(f"/v1/agent/join/127.0.0.1:{far.ports['serf-wan']}?wan=1")
         register(far, "distant", CART)
         with running(consul, tmp_path / "agent") as mesh:
             mesh.eventually(
@@ -248,6 +250,26 @@ def test_a_service_of_another_datacenter_is_called_by_its_name(
             target = known["distant.default.dc2"]["target"]
             assert target["datacenter"] == "dc2"
             assert [one["address"] for one in target["endpoints"]] == [CART]
+
+
+def test_a_host_that_is_named_may_be_a_first_use(
+    space: Netns, consul: ConsulServer, tmp_path: Path
+) -> None:
+    def ask(host: str) -> str:
+        """Which address answered a request to the stranger."""
+        return call(STRANGER, 8000, f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")[0]
+
+    with (
+        echo("127.0.0.1", 8000),
+        echo(STRANGER, 8000),
+        running(consul, tmp_path / "agent", http={"route_by_host": True}) as mesh,
+    ):
+        assert ask("cart.mesh:8000") == "127.0.0.1", mesh.log()
+        assert "cart" in upstreams(mesh)
+        assert ask("cart") == "127.0.0.1"
+        for host in ("nobody.mesh", "www.example.com", "cart.example.com"):
+            assert ask(host) == STRANGER
+        assert call(STRANGER)[0] == STRANGER
 
 
 def test_strangers_are_passed_through_without_delay(

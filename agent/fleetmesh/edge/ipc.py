@@ -90,7 +90,8 @@ class Recorded(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Whose are `address` and `port`, which the served snapshot does not have?"""
+    """Whose are `address` and `port`, which the served snapshot does not have? With port 0 the
+    address is the key of an upstream, which it does not have."""
 
     address: str
     port: int

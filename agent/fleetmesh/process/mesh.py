@@ -99,8 +99,9 @@ class Mesh:
         await self.front.supervisor.drain()
 
     async def _resolve(self, address: str, port: int) -> None:
-        """Have watched and served whose a dialled address is."""
-        service = self.naming.owner(address)
+        """Have watched and served whose a dialled address is; without a port it is the key of an
+        upstream."""
+        service = self.naming.owner(address) if port else address
         if service is None:
             await self.uses.resolve(address, port)
         else:

@@ -6,6 +6,7 @@ import hashlib
 import ssl
 from typing import Any
 
+from fleetmesh.core.detect import SERVER_FIRST_PORTS
 from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.model.identity import SpiffeId
@@ -15,6 +16,7 @@ from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import original_destination, peer_name
 from fleetmesh.proxy.asking import Waiting
+from fleetmesh.proxy.by_host import ByHost
 from fleetmesh.proxy.carrier import AcceptedCarrier
 from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
 from fleetmesh.proxy.detect import hand_over, serve
@@ -61,15 +63,27 @@ class OutboundArrival(Quiet):
             hand_over(transport, Waiting(plane, questions, self, destination))
 
     def settle(self, transport: Conduit, destination: tuple[str, int]) -> Receiver | None:
-        """To the upstream that has `destination`; where none has it, past the mesh, or nowhere:
-        None then."""
+        """To the upstream that has `destination`, or that the first request names where that is
+        wanted; where none has it, past the mesh, or nowhere: None then."""
+        plane = self._plane
+        entry = plane.table.owner(destination)
+        if entry is not None:
+            return self._to_entry(transport, entry, destination)
+        if plane.http.route_by_host and destination[1] not in SERVER_FIRST_PORTS:
+            hearing = ByHost(plane, self, destination)
+            hand_over(transport, hearing)
+            return hearing
+        return self.past(transport, destination)
+
+    def to(self, key: str, transport: Conduit, destination: tuple[str, int]) -> Receiver | None:
+        """To the upstream of that key; None where there is none."""
+        entry = self._plane.table.upstreams.get(key)
+        return None if entry is None else self._to_entry(transport, entry, destination)
+
+    def past(self, transport: Conduit, destination: tuple[str, int]) -> Receiver | None:
+        """Past the mesh, or nowhere: None then."""
         plane = self._plane
         address, port = destination
-        entry = plane.table.owner(destination)
-        ipv6 = ":" in address
-        if entry is not None:
-            host = f"[{address}]:{port}" if ipv6 else f"{address}:{port}"
-            return self._to(transport, entry, host, ipv6, port)
         if plane.table.snapshot.mesh_destinations_only:
             site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
             plane.refused(
@@ -80,6 +94,14 @@ class OutboundArrival(Quiet):
         passing = TcpArrival(plane, PassthroughSite(plane, self._service, address, port))
         hand_over(transport, passing)
         return passing
+
+    def _to_entry(
+        self, transport: Conduit, entry: UpstreamEntry, destination: tuple[str, int]
+    ) -> Receiver:
+        address, port = destination
+        ipv6 = ":" in address
+        host = f"[{address}]:{port}" if ipv6 else f"{address}:{port}"
+        return self._to(transport, entry, host, ipv6, port)
 
     def _to(
         self, transport: Conduit, entry: UpstreamEntry | None, host: str, ipv6: bool, port: int

@@ -64,7 +64,8 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bytes, counts and seconds."""
+    """Bytes, counts and seconds. `route_by_host`: a connection to an address outside the mesh goes
+    to the service that the Host of its first request names."""
 
     max_head_bytes: Annotated[int, kinds.HEAD_BYTES] = 60 * 1024
     max_headers: Annotated[int, kinds.HEADERS] = 100
@@ -73,6 +74,7 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head_timeout: Timeout = 10.0
     idle_timeout: Timeout = 300.0
     request_timeout: Annotated[float, kinds.DEADLINE] = 15.0
+    route_by_host: bool = False
 
 
 class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
