@@ -25,8 +25,8 @@ from fleetmesh.edge.consul import Answer, ConsulClient
 from fleetmesh.edge.watch import follow
 from fleetmesh.plan.chain import InstanceQuery
 
-FIXED = 3
-"""Roots, intentions, catalog."""
+FIXED = 5
+"""Roots, intentions, catalog, service-defaults, proxy-defaults."""
 SETTLE = 6.0
 """Seconds in which first answers come and the queries' token buckets fill again."""
 
@@ -60,6 +60,8 @@ class Fleet:
             self._watch(client.roots)
             self._watch(client.intentions)
             self._watch(client.catalog)
+            self._watch(client.service_defaults)
+            self._watch(client.proxy_defaults)
             for name in self._names:
                 self._watch(_instances(client, name))
                 self._watch(_chain(client, name))
