@@ -6,7 +6,7 @@ from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
-from fleetmesh.core.way import default_way, route_way
+from fleetmesh.core.way import Leg, default_way, route_way
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -32,15 +32,18 @@ class UpstreamEntry:
 
 
 class LocalEntry:
-    """A service of this host: who may call it and the way to its application."""
+    """A service of this host: who may call it and the way to its application, with the leg of
+    every request that takes it."""
 
-    __slots__ = ("application", "authorizer", "service", "spiffe_id")
+    __slots__ = ("application", "authorizer", "leg", "service", "spiffe_id")
 
     def __init__(self, service: LocalService, default_allow: bool, application: Lane) -> None:
         self.service = service
         self.spiffe_id = str(service.spiffe_id)
         self.authorizer = Authorizer(service.intentions, default_allow)
         self.application = application
+        timeout = service.request_timeout
+        self.leg = None if timeout is None else Leg(timeout)
 
 
 PlaceKey = tuple[str, str, str | None, str, int, str, str, float]
@@ -105,6 +108,8 @@ def link(
             service.port,
         ):
             application = Lane(service.id, service.address, service.port, keeping=keeping)
+        application.connect_timeout = service.connect_timeout
+        application.pool.limit(service.max_connections, 0, 0)
         local = LocalEntry(service, snapshot.default_allow, application)
         table.services[service.name] = local
         table.by_port[service.port] = local

@@ -127,6 +127,13 @@ def _traffic(traffic: Report) -> Iterable[Metric]:
     for r in traffic.requests:
         requests.add_metric([r.direction, r.source, r.destination, r.route, str(r.status)], r.count)
     yield requests
+    retries = CounterMetricFamily(
+        "fleetmesh_request_retries", "Times that a request was sent once more", labels=ROUTED
+    )
+    for again in traffic.retries:
+        values = [again.direction, again.source, again.destination, again.route]
+        retries.add_metric(values, again.count)
+    yield retries
     yield from _connections(traffic)
     refusals = CounterMetricFamily(
         "fleetmesh_refusals",

@@ -51,6 +51,16 @@ class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
+class RetryCount(msgspec.Struct, frozen=True, array_like=True):
+    """How often a request that `route` chose was sent once more."""
+
+    direction: Direction
+    source: str
+    destination: str
+    route: str
+    count: int
+
+
 class Latency(msgspec.Struct, frozen=True, array_like=True):
     """A histogram of whole-request seconds; `counts[i]` is up to and including `BUCKETS[i]`,
     the last is all that took longer. `code_class` is the first digit of the status codes."""
@@ -85,3 +95,4 @@ class Report(msgspec.Struct, frozen=True):
     refusals: tuple[RefusalCount, ...] = ()
     latencies: tuple[Latency, ...] = ()
     served: tuple[Served, ...] = ()
+    retries: tuple[RetryCount, ...] = ()

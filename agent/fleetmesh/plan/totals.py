@@ -13,6 +13,7 @@ from fleetmesh.model.report import (
     RefusalCount,
     Report,
     RequestCount,
+    RetryCount,
 )
 
 
@@ -22,6 +23,7 @@ def total(reports: Iterable[Report]) -> Report:
     requests: dict[tuple[object, ...], RequestCount] = {}
     connections: dict[tuple[object, ...], ConnectionCount] = {}
     refusals: dict[tuple[object, ...], RefusalCount] = {}
+    retries: dict[tuple[object, ...], RetryCount] = {}
     latencies: dict[tuple[object, ...], Latency] = {}
     for report in reports:
         for r in report.requests:
@@ -39,6 +41,10 @@ def total(reports: Iterable[Report]) -> Report:
             refusals[key] = RefusalCount(
                 f.direction, f.source, f.destination, f.code, had + f.count
             )
+        for again in report.retries:
+            key = (again.direction, again.source, again.destination, again.route)
+            had = retries[key].count if key in retries else 0
+            retries[key] = msgspec.structs.replace(again, count=had + again.count)
         for latency in report.latencies:
             key = (
                 latency.direction,
@@ -61,6 +67,7 @@ def total(reports: Iterable[Report]) -> Report:
         connections=tuple(connections[key] for key in sorted(connections, key=str)),
         refusals=tuple(refusals[key] for key in sorted(refusals, key=str)),
         latencies=tuple(latencies[key] for key in sorted(latencies, key=str)),
+        retries=tuple(retries[key] for key in sorted(retries, key=str)),
     )
 
 
@@ -86,6 +93,7 @@ def retire(report: Report) -> Report:
         ),
         refusals=report.refusals,
         latencies=report.latencies,
+        retries=report.retries,
     )
 
 
