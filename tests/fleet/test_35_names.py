@@ -51,6 +51,24 @@ def test_every_host_knows_the_same_address(fleet: Fleet) -> None:
     assert len(found.pop()) == 2
 
 
+def test_a_subset_is_called_by_its_name(fleet: Fleet) -> None:
+    """With nothing but an entry in Consul, and gone with it."""
+    subsets = {name: {"Filter": f'Node.Node == "{name}"'} for name in ("api1", "api2")}
+    entry = {"Kind": "service-resolver", "Name": "api", "Subsets": subsets}
+    web1 = fleet["web1"]
+    fleet.consul("PUT", "/v1/config", entry)
+    try:
+        for name in subsets:
+            for _ in range(5):
+                answer = web1.curl_until(200, f"http://{name}.api.mesh/", user="web", within=10)
+                assert answer.instance == f"{name}/api"
+    finally:
+        fleet.consul("DELETE", "/v1/config/service-resolver/api")
+    eventually(
+        lambda: look_up(web1, "api1.api.mesh", "web")[0] == NXDOMAIN, 15, "the subset is gone"
+    )
+
+
 def test_roots_dns_is_untouched(web1: Host) -> None:
     code, address = look_up(web1, "api.mesh", "web")
     assert code == 0
