@@ -180,3 +180,30 @@ def test_token_is_read_without_its_line_end(tmp_path: Path) -> None:
     assert read_token(None) is None
     with pytest.raises(ConsulError, match="token_file"):
         read_token(str(tmp_path / "missing"))
+
+
+async def test_sidecars_are_found_by_address_and_port(
+    client: ConsulClient, consul_server: ConsulServer
+) -> None:
+    """The service's address, or its node's, or a tagged one; with that port only."""
+    for name, more in (
+        ("by-node", {}),
+        ("by-own", {"Address": "10.97.0.2"}),
+        ("by-tag", {"TaggedAddresses": {"lan_ipv6": {"Address": "fd97::1", "Port": 21000}}}),
+    ):
+        proxy = {"DestinationServiceName": name, "LocalServicePort": 8000}
+        sidecar = {"Service": f"{name}-sidecar-proxy", "Kind": "connect-proxy", "Port": 21000}
+        node = {"Node": f"node of {name}", "Address": f"10.97.1.{len(name)}"}
+        consul_server.put(
+            "/v1/catalog/register", {**node, "Service": {**sidecar, "Proxy": proxy, **more}}
+        )
+
+    async def owners(address: str, port: int = 8000) -> set[str]:
+        found = await client.owners(address, port)
+        return {one.service.proxy.destination for one in found if one.service.proxy}
+
+    assert await owners("10.97.1.7") == {"by-node"}
+    assert await owners("10.97.0.2") == {"by-own"}
+    assert await owners("fd97::1") == {"by-tag"}
+    assert await owners("10.97.1.7", 8001) == set()
+    assert await owners("203.0.113.9") == set()

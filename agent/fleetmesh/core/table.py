@@ -82,6 +82,11 @@ class Table:
         self.by_address: dict[str, UpstreamEntry] = {}
         self.places: dict[PlaceKey, Place] = {}
 
+    def owner(self, destination: tuple[str, int]) -> UpstreamEntry | None:
+        """Whose address and port, or virtual address, it is."""
+        entry = self.by_destination.get(destination)
+        return self.by_address.get(destination[0]) if entry is None else entry
+
     def lanes(self) -> list[Lane]:
         lanes = [entry.application for entry in self.services.values()]
         for place in self.places.values():

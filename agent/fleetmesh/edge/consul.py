@@ -26,11 +26,15 @@ from fleetmesh.plan.answers import (
     ChainAnswer,
     Instance,
     IntentionEntry,
+    KeyValue,
     LeafAnswer,
+    NodeServices,
     Roots,
+    ServiceSummary,
 )
 from fleetmesh.plan.chain import InstanceQuery
 from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
+from fleetmesh.plan.subsets import ServiceResolver
 
 T = TypeVar("T")
 Params = list[tuple[str, str]]
@@ -115,7 +119,7 @@ class ConsulClient:
 
     async def register(self, body: dict[str, Any]) -> None:
         """Checks that `body` does not name are removed from the service."""
-        await self._put(
+        _ = await self._put(
             "/v1/agent/service/register",
             [("replace-existing-checks", "true")],
             msgspec.json.encode(body),
@@ -124,14 +128,14 @@ class ConsulClient:
     async def deregister(self, service_id: str) -> None:
         """Also well when there is no such service."""
         try:
-            await self._put(f"/v1/agent/service/deregister/{service_id}")
+            _ = await self._put(f"/v1/agent/service/deregister/{service_id}")
         except ConsulError as error:
             if error.status != 404:
                 raise
 
     async def beat(self, check_id: str) -> None:
         """Pass a TTL check; a ConsulError with status 404 or 500 says that there is none."""
-        await self._put(f"/v1/agent/check/pass/{check_id}")
+        _ = await self._put(f"/v1/agent/check/pass/{check_id}")
 
     async def roots(self, index: int = 0) -> Answer[Roots]:
         return await self._get("/v1/agent/connect/ca/roots", Roots, index=index)
@@ -154,10 +158,12 @@ class ConsulClient:
     async def catalog(self, index: int = 0) -> Answer[CatalogServices]:
         return await self._get("/v1/catalog/services", CatalogServices, index=index)
 
-    async def chain(self, service: str, index: int = 0) -> Answer[Chain]:
-        answer = await self._get(
-            f"/v1/discovery-chain/{service}", ChainAnswer, [("cached", "")], index
-        )
+    async def chain(self, service: str, index: int = 0, datacenter: str = "") -> Answer[Chain]:
+        """As seen from `datacenter`, the agent's own if that is empty."""
+        params: Params = [("cached", "")]
+        if datacenter:
+            params.append(("compile-dc", datacenter))
+        answer = await self._get(f"/v1/discovery-chain/{service}", ChainAnswer, params, index)
         return Answer(answer.value.chain, answer.index)
 
     async def instances(self, query: InstanceQuery, index: int = 0) -> Answer[tuple[Instance, ...]]:
@@ -180,6 +186,13 @@ class ConsulClient:
     async def service_defaults(self, index: int = 0) -> Answer[tuple[ServiceDefaults, ...]]:
         return await self._entries("service-defaults", tuple[ServiceDefaults, ...], index)
 
+    async def resolvers(self, index: int = 0) -> Answer[tuple[ServiceResolver, ...]]:
+        return await self._entries("service-resolver", tuple[ServiceResolver, ...], index)
+
+    async def datacenters(self) -> frozenset[str]:
+        """All that the servers know of."""
+        return frozenset((await self._get("/v1/catalog/datacenters", _Names)).value)
+
     async def proxy_defaults(self, index: int = 0) -> Answer[tuple[ProxyDefaults, ...]]:
         return await self._entries("proxy-defaults", tuple[ProxyDefaults, ...], index)
 
@@ -193,6 +206,35 @@ class ConsulClient:
             if error.status not in {403, 404}:
                 raise
             return await _refused(index, str(error))
+
+    async def owners(self, address: str, port: int) -> tuple[Instance, ...]:
+        """The sidecars in the catalog that are registered at `address` for an application on
+        `port`, found by one question and, if that finds any, one for each of their nodes."""
+        found = await self._list("/v1/internal/ui/services", _Rows, 0, _at(address, port))
+        nodes = {node for row in found.value for node in row.nodes or ()}
+        instances: list[Instance] = []
+        for name in sorted(nodes):
+            answer: Answer[NodeServices | None] = await self._get(
+                f"/v1/catalog/node/{name}", _Registered
+            )
+            if answer.value is not None:
+                instances += answer.value.instances()
+        return tuple(instances)
+
+    async def keys(self, prefix: str) -> dict[str, bytes]:
+        """Everything in the KV whose key begins with `prefix`, a default-consistent read."""
+        try:
+            answer = await self._get(f"/v1/kv/{prefix}", tuple[KeyValue, ...], [("recurse", "")])
+        except ConsulError as error:
+            if error.status == 404:
+                return {}
+            raise
+        return {pair.key: pair.value or b"" for pair in answer.value}
+
+    async def create_key(self, key: str, value: bytes) -> bool:
+        """False when the key was there already."""
+        response = await self._put(f"/v1/kv/{key}", [("cas", "0")], value)
+        return bool(response.body.strip() == "true")
 
     async def _list(
         self, path: str, kind: type[tuple[T, ...]], index: int, params: Params | None = None
@@ -224,8 +266,8 @@ class ConsulClient:
             None if policy is None else policy == "allow",
         )
 
-    async def _put(self, path: str, params: Params | None = None, data: bytes = b"") -> None:
-        await self._send(self._http.put(_raw, path, params or [], data, self._headers), path)
+    async def _put(self, path: str, params: Params | None = None, data: bytes = b"") -> Response:
+        return await self._send(self._http.put(_raw, path, params or [], data, self._headers), path)
 
     async def _send(self, request: Any, path: str) -> Response:
         try:
@@ -235,6 +277,23 @@ class ConsulClient:
         if response.code != 200:
             raise ConsulError(f"{path}: {response.code} {response.body.strip()}", response.code)
         return response
+
+
+def _at(address: str, port: int) -> Params:
+    """The sidecars at an address: their own, or their node's where they have none."""
+    tagged = " or ".join(
+        f'Service.TaggedAddresses.{tag}.Address == "{address}"' for tag in ("lan_ipv4", "lan_ipv6")
+    )
+    own = f'Service.Address == "{address}"'
+    nodes = f'(Service.Address == "" and Node.Address == "{address}")'
+    return [
+        ("filter", f"Service.Proxy.LocalServicePort == {port} and ({own} or {nodes} or {tagged})")
+    ]
+
+
+_Names = tuple[str, ...]
+_Rows = tuple[ServiceSummary, ...]
+_Registered: Any = NodeServices | None
 
 
 def read_token(token_file: str | None) -> str | None:

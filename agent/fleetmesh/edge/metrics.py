@@ -27,7 +27,8 @@ ROUTED = (*CALL, "route")
 class Figures(msgspec.Struct, frozen=True):
     """All that the page shows. `traffic` is the sum over workers, also over those that are gone;
     `expiries` are seconds left of the served leaf by service; `generations` by worker number;
-    `last_contact` is seconds since Consul's last good answer, None before the first."""
+    `last_contact` is seconds since Consul's last good answer, None before the first. `dns` are
+    queries by kind and result."""
 
     version: str
     traffic: Report
@@ -37,6 +38,7 @@ class Figures(msgspec.Struct, frozen=True):
     consul_up: bool
     worker_restarts: int
     capture_applied: bool
+    dns: Mapping[tuple[str, str], int] = {}
 
 
 def application(
@@ -110,6 +112,12 @@ class _Figures(Collector):
             "1 when the capture rules are in force",
             value=figures.capture_applied,
         )
+        queries = CounterMetricFamily(
+            "fleetmesh_dns_queries", "DNS queries answered", labels=["kind", "result"]
+        )
+        for labels, count in sorted(figures.dns.items()):
+            queries.add_metric(labels, count)
+        yield queries
 
 
 def _traffic(traffic: Report) -> Iterable[Metric]:

@@ -9,6 +9,11 @@ import msgspec
 
 from fleetmesh.model.identity import SpiffeId
 
+VIRTUAL4 = "240.0.0.0/4"
+VIRTUAL6 = "fd4f:1ee7:7e5f:240::/64"
+"""The networks of virtual addresses. The second is random, as RFC 4193 wants it, and the same in
+every mesh."""
+
 
 class Protocol(enum.StrEnum):
     """What the mesh understands of a connection. Anything newer than http acts as tcp; auto is

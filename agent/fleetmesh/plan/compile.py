@@ -16,7 +16,7 @@ from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
 from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
-from fleetmesh.plan.observed import Observed, callable_services
+from fleetmesh.plan.observed import Observed, callable_services, called, chain_of
 from fleetmesh.plan.registration import declared_meta, declares_auto
 from fleetmesh.plan.routing import routing
 from fleetmesh.settings import ServiceSettings, Settings
@@ -173,14 +173,22 @@ def _upstreams(
                         "give the two services different ports or addresses",
                     )
                 )
-        upstream, found = _upstream(chain, observed, defaults, trust_domain, previous)
+        upstream, found = _upstream(name, chain, observed, defaults, trust_domain, previous)
         warnings.extend(found)
         owned = tuple(d for d in destinations if owners[d] == name)
-        upstreams.append(replace(upstream, destinations=owned))
+        virtual = observed.virtual.get(name, ())
+        upstreams.append(replace(upstream, destinations=owned, virtual_addresses=virtual))
+    for key in called(observed):
+        if (chain := chain_of(key, observed)) is not None:
+            upstream, found = _upstream(key, chain, observed, defaults, trust_domain, previous)
+            warnings.extend(found)
+            virtual = observed.virtual.get(key, ())
+            upstreams.append(replace(upstream, virtual_addresses=virtual))
     return tuple(upstreams), tuple(dict.fromkeys(warnings))
 
 
 def _upstream(
+    key: str,
     chain: Chain,
     observed: Observed,
     defaults: Defaults,
@@ -194,7 +202,7 @@ def _upstream(
         not resolution.wide and resolution.query not in observed.instances
         for resolution in found.values()
     )
-    if waiting and (kept := _kept_upstream(chain.service, trust_domain, previous)) is not None:
+    if waiting and (kept := _kept_upstream(key, trust_domain, previous)) is not None:
         return kept, warnings
     for resolution in found.values():
         if (reason := observed.refusals.get(resolution.query)) is not None:
@@ -223,7 +231,7 @@ def _upstream(
     if chain.protocol not in {"", "tcp", "http"}:
         warnings.append(_carried_as_tcp(chain, bool(route.routes or route.default.splits)))
     upstream = Upstream(
-        service=chain.service,
+        service=key,
         protocol=protocol,
         target=route.default.target,
         routes=route.routes,
@@ -262,11 +270,12 @@ def _target(
             for instance, endpoint in zip(instances, endpoints, strict=True)
         ]
     timeout = calls.connect_timeout
+    named = f"{resolution.subset}.{service}" if resolution.subset else service
     return Target(
         id=resolution.target_id,
         service=service,
         datacenter=datacenter,
-        sni=resolution.sni or f"{service}.default.{datacenter}.internal.{trust_domain}",
+        sni=resolution.sni or f"{named}.default.{datacenter}.internal.{trust_domain}",
         spiffe_id=SpiffeId(trust_domain.lower(), datacenter, service),
         endpoints=tuple(sorted(endpoints, key=lambda endpoint: endpoint.id)),
         connect_timeout=resolution.connect_timeout if timeout is None else timeout,
@@ -337,6 +346,17 @@ def _destinations(instances: tuple[Instance, ...]) -> tuple[Destination, ...]:
             if canonical is not None:
                 found.add((canonical, service.proxy.local_port))
     return tuple(sorted(found))
+
+
+def owner(instances: tuple[Instance, ...], destination: Destination) -> str | None:
+    """The service that `destination` belongs to among sidecars of any services: the first by
+    name, as in a snapshot."""
+    found = {
+        instance.service.proxy.destination
+        for instance in instances
+        if instance.service.proxy is not None and destination in _destinations((instance,))
+    }
+    return min(found - {""}, default=None)
 
 
 def _canonical(address: str) -> str | None:

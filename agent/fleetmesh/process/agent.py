@@ -112,7 +112,7 @@ class Agent:
             + reporting.sentence(
                 front.snapshot,
                 front.generation,
-                [*mesh.refused, *mesh.problems],
+                [*mesh.refused, *mesh.problems, *mesh.uses.problems],
                 self._consul_error,
                 mesh.keeper.status().state,
             )
@@ -162,7 +162,12 @@ class Agent:
             ),
             upstreams=snapshot.upstreams if snapshot else (),
             workers=reporting.worker_statuses(front.supervisor),
-            problems=(*mesh.refused, *mesh.problems, *mesh.registrar.problems),
+            problems=(
+                *mesh.refused,
+                *mesh.problems,
+                *mesh.uses.problems,
+                *mesh.registrar.problems,
+            ),
             default_allow=snapshot.default_allow if snapshot else False,
             kernel_tls=self._kernel_tls,
         )
@@ -175,6 +180,7 @@ class Agent:
             self._mesh.keeper.status(),
             self._last_contact,
             not self._consul_error,
+            self._mesh.naming.counts,
         )
 
     async def records(self, limit: int) -> tuple[Record, ...] | None:

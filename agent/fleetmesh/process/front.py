@@ -119,6 +119,7 @@ def _worker_arguments(settings: Settings) -> tuple[int, WorkerSettings, float]:
             settings.upstream,
             settings.tracing,
             settings.access_log,
+            settings.on_demand.enabled,
         ),
         settings.drain_timeout,
     )

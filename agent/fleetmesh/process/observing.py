@@ -31,11 +31,13 @@ from fleetmesh.plan.observed import (
     WatchIntentions,
     WatchLeaf,
     WatchProxyDefaults,
+    WatchResolvers,
     WatchRoots,
     WatchServiceDefaults,
     forget,
     wanted_watches,
 )
+from fleetmesh.plan.subsets import ServiceResolver
 from fleetmesh.process.tasks import TaskSet
 from fleetmesh.settings import Settings
 
@@ -78,6 +80,10 @@ class Observer:
         self._settings = settings
         self._adjust()
 
+    def follow_upstreams(self, upstreams: frozenset[str]) -> None:
+        """Watch these and no others."""
+        self._fold(replace(self.observed, wanted=upstreams))
+
     @property
     def complete(self) -> bool:
         """Whether every watch has brought an answer."""
@@ -87,8 +93,11 @@ class Observer:
         """Consul has just answered, to whatever question."""
         self.last_contact = asyncio.get_running_loop().time()
 
+    def runs(self, watch: Watch) -> bool:
+        return watch in self._running
+
     def _adjust(self) -> None:
-        wanted = wanted_watches(self._settings, self.observed)
+        wanted = wanted_watches(self._settings, self.observed, self.observed.wanted)
         for watch in self._running.keys() - wanted:
             self._running.pop(watch).cancel()
             self.failing.pop(watch, None)
@@ -129,10 +138,16 @@ class Observer:
                 await follow(client.service_defaults, self._service_defaults, failed)
             case WatchProxyDefaults():
                 await follow(client.proxy_defaults, self._proxy_defaults, failed)
+            case WatchResolvers():
+                await follow(client.resolvers, self._resolvers, failed)
             case WatchLeaf(service):
                 await follow(lambda index: client.leaf(service, index), self._leaf, failed)
-            case WatchChain(service):
-                await follow(lambda index: client.chain(service, index), self._chain, failed)
+            case WatchChain(service, datacenter):
+                await follow(
+                    lambda index: client.chain(service, index, datacenter),
+                    lambda answer: self._chain(watch.key, answer),
+                    failed,
+                )
             case WatchInstances(query):
                 await follow(
                     lambda index: client.instances(query, index),
@@ -195,6 +210,9 @@ class Observer:
     async def _proxy_defaults(self, answer: Answer[tuple[ProxyDefaults, ...]]) -> None:
         self._fold(replace(self.observed, proxy_defaults=answer.value))
 
+    async def _resolvers(self, answer: Answer[tuple[ServiceResolver, ...]]) -> None:
+        self._fold(replace(self.observed, resolvers=answer.value))
+
     async def _leaf(self, answer: Answer[LeafAnswer]) -> None:
         leaf = answer.value
         identity = SpiffeId.parse(leaf.uri)
@@ -205,10 +223,11 @@ class Observer:
         leaves = {**self.observed.leaves, leaf.service: leaf}
         self._fold(replace(self.observed, leaves=leaves, datacenter=datacenter))
 
-    async def _chain(self, answer: Answer[Chain]) -> None:
+    async def _chain(self, key: str, answer: Answer[Chain]) -> None:
         chain = answer.value
-        chains = {**self.observed.chains, chain.service: chain}
-        datacenter = self.observed.datacenter or chain.datacenter
+        chains = {**self.observed.chains, key: chain}
+        own = chain.datacenter if key == chain.service else ""
+        datacenter = self.observed.datacenter or own
         self._fold(replace(self.observed, chains=chains, datacenter=datacenter))
 
     async def _instances(self, query: InstanceQuery, answer: Answer[tuple[Instance, ...]]) -> None:

@@ -94,6 +94,7 @@ def figures(
     capture: CaptureStatus,
     last_contact: float | None,
     consul_up: bool,
+    dns: Mapping[tuple[str, str], int],
 ) -> Figures:
     now = time.time()
     expiries: dict[str, float] = {}
@@ -110,6 +111,7 @@ def figures(
         consul_up=consul_up,
         worker_restarts=supervisor.restarts,
         capture_applied=capture.state in {"applied", "unconfirmed"},
+        dns=dict(dns),
     )
 
 

@@ -193,6 +193,8 @@ def test_every_port_of_a_virtual_address_is_the_upstreams() -> None:
     api = msgspec.structs.replace(upstream("api", 1), virtual_addresses=("240.0.0.7", "fd00::7"))
     table = link(snapshot(AUTHORITY, (), (api,)), 1, None, 0)
     assert table.by_address["240.0.0.7"] is table.by_address["fd00::7"] is table.upstreams["api"]
+    assert table.owner(("240.0.0.7", 8443)) is table.upstreams["api"]
+    assert table.owner(("240.0.0.8", 80)) is None
     assert link(state(1), 2, table, 0).by_address == {}
 
 
