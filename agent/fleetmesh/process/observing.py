@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from fleetmesh.edge.consul import (
 )
 from fleetmesh.edge.watch import MAX_BACKOFF, follow
 from fleetmesh.model.identity import SpiffeId
+from fleetmesh.model.status import WatchStatus
 from fleetmesh.plan.answers import CatalogServices, Chain, Instance, IntentionEntry, LeafAnswer
 from fleetmesh.plan.answers import Roots as RootsAnswer
 from fleetmesh.plan.chain import InstanceQuery
@@ -33,6 +35,8 @@ from fleetmesh.plan.observed import (
     forget,
     wanted_watches,
 )
+from fleetmesh.plan.staleness import statuses
+from fleetmesh.plan.vanished import ONE, catalog_with_doubted, is_believed
 from fleetmesh.process.tasks import TaskSet
 from fleetmesh.settings import Settings
 
@@ -44,7 +48,9 @@ class Observer:
 
     `changed` is called after each fold, when a watch has its first answer, and when Consul stops
     and begins again to answer; `reconnected` only then. `failing` holds the error of each watch
-    that Consul does not answer now; `last_contact` is the loop's time of the last good answer.
+    that Consul does not answer now; `last_contact` is the loop's time of the last good answer, and
+    `answered` that of each watch's; `aged` the seconds for which such an answer was old already,
+    because the Consul agent gave it from memory.
     """
 
     def __init__(
@@ -57,15 +63,20 @@ class Observer:
         self.observed = Observed()
         self.failing: dict[Watch, str] = {}
         self.last_contact: float | None = None
+        self.answered: dict[Watch, float] = {}
+        self.aged: dict[Watch, float] = {}
         self._client = client
         self._settings = settings
         self._changed = changed
         self._reconnected = reconnected
         self._tasks = TaskSet()
         self._running: dict[Watch, asyncio.Task[None]] = {}
-        self._answered: set[Watch] = set()
+        self._begun: float | None = None
+        self._listed: frozenset[str] = frozenset()
+        self._vanished: dict[str, float] = {}
 
     def start(self) -> None:
+        self._begun = asyncio.get_running_loop().time()
         self._adjust()
 
     async def close(self) -> None:
@@ -78,7 +89,13 @@ class Observer:
     @property
     def complete(self) -> bool:
         """Whether every watch has brought an answer."""
-        return self._answered >= self._running.keys()
+        return self.answered.keys() >= self._running.keys()
+
+    def watches(self) -> tuple[WatchStatus, ...]:
+        now = asyncio.get_running_loop().time()
+        return statuses(
+            self._running, self.answered, self.aged, self.failing, now, self._begun or now
+        )
 
     def contact(self) -> None:
         """Consul has just answered, to whatever question."""
@@ -89,7 +106,10 @@ class Observer:
         for watch in self._running.keys() - wanted:
             self._running.pop(watch).cancel()
             self.failing.pop(watch, None)
-            self._answered.discard(watch)
+            self.answered.pop(watch, None)
+            self.aged.pop(watch, None)
+            if isinstance(watch, WatchInstances):
+                self._vanished.pop(watch.query.service, None)
             self.observed = forget(self.observed, watch)
         for watch in wanted - self._running.keys():
             self._running[watch] = self._tasks.started(self._keep_following(watch), repr(watch))
@@ -111,8 +131,8 @@ class Observer:
                 await asyncio.sleep(MAX_BACKOFF)
 
     async def _follow(self, watch: Watch) -> None:
-        def failed(error: ConsulError | None) -> None:
-            self._note(watch, error)
+        def failed(error: ConsulError | None, age: float = 0.0) -> None:
+            self._note(watch, error, age)
 
         client = self._client
         match watch:
@@ -133,11 +153,13 @@ class Observer:
                     failed,
                 )
 
-    def _note(self, watch: Watch, error: ConsulError | None) -> None:
+    def _note(self, watch: Watch, error: ConsulError | None, age: float) -> None:
         if error is None:
             self.contact()
-            if watch not in self._answered:
-                self._answered.add(watch)
+            first = watch not in self.answered
+            self.answered[watch] = asyncio.get_running_loop().time()
+            self.aged[watch] = age
+            if first:
                 self._changed()
             if self.failing.pop(watch, None) is not None and not self.failing:
                 log.info("Consul answers again", extra={"fields": {"event": "consul_up"}})
@@ -180,7 +202,12 @@ class Observer:
         self._fold(replace(self.observed, intentions=answer.value, default_allow=allow))
 
     async def _catalog(self, answer: Answer[CatalogServices]) -> None:
-        self._fold(replace(self.observed, catalog=frozenset(answer.value)))
+        self._listed = frozenset(answer.value)
+        self._fold_catalog()
+
+    def _fold_catalog(self) -> None:
+        catalog = catalog_with_doubted(self._listed, self.observed)
+        self._fold(replace(self.observed, catalog=catalog))
 
     async def _leaf(self, answer: Answer[LeafAnswer]) -> None:
         leaf = answer.value
@@ -199,9 +226,35 @@ class Observer:
         self._fold(replace(self.observed, chains=chains, datacenter=datacenter))
 
     async def _instances(self, query: InstanceQuery, answer: Answer[tuple[Instance, ...]]) -> None:
-        await self._believe(self.observed.instances.get(query), answer.value)
-        instances = {**self.observed.instances, query: answer.value}
+        found = answer.value
+        await self._believe(self.observed.instances.get(query), found)
+        if self.observed.instances.get(query) and not found:
+            found = await self._second_look(query)
+        if found:
+            self._vanished.pop(query.service, None)
+        instances = {**self.observed.instances, query: found}
         self._fold(replace(self.observed, instances=instances))
+        if not found and self.observed.catalog is not None:
+            self._fold_catalog()
+
+    async def _second_look(self, query: InstanceQuery) -> tuple[Instance, ...]:
+        """The instances of a service that has just lost all: none once that is to be believed,
+        what is there again before. Raises ConsulError."""
+        loop = asyncio.get_running_loop()
+        self._vanished.setdefault(query.service, loop.time())
+        log.warning(
+            "no instances of %s any more: looking again before that is believed",
+            query.service,
+            extra={"fields": {"event": "vanished", "service": query.service}},
+        )
+        while True:
+            await asyncio.sleep(ONE * random.uniform(0.9, 1.1))  # noqa: S311
+            found = (await self._client.instances(query)).value
+            if found:
+                return found
+            if is_believed(query.service, self._vanished, self.observed, loop.time()):
+                self._vanished.pop(query.service, None)
+                return ()
 
     async def _believe(self, before: tuple[object, ...] | None, after: tuple[object, ...]) -> None:
         """Raises ConsulError when a list came back empty because our token lost its rights:

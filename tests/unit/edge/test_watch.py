@@ -35,7 +35,7 @@ async def followed(
     async def changed(answer: Answer[str]) -> None:
         folded.append(answer.value)
 
-    def failed(error: ConsulError | None) -> None:
+    def failed(error: ConsulError | None, age: float) -> None:
         noted.append(str(error) if error else "")
 
     monkeypatch.setattr(watch, "FIRST_BACKOFF", 0.001)
