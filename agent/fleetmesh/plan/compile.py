@@ -19,6 +19,9 @@ from fleetmesh.plan.registration import declared_meta, declares_auto
 from fleetmesh.settings import ServiceSettings, Settings
 
 NODE_CHECK = "serfHealth"
+EXAMINING = frozenset({"tcp", "http", "grpc", "h2ping", "udp", "docker", "script", "alias"})
+"""Types of checks that the Consul agent makes by itself: not ttl, which others report, and not
+maintenance."""
 MAX_WEIGHT = 128
 """As Consul clamps for Envoy."""
 
@@ -180,7 +183,7 @@ def _target(resolution: Resolution, instances: tuple[Instance, ...], trust_domai
     endpoints = [_endpoint(instance, resolution.only_passing) for instance in instances]
     if all(endpoint.health is Health.CRITICAL for endpoint in endpoints):
         endpoints = [
-            replace(endpoint, health=Health.WARNING) if _only_node_is_silent(instance) else endpoint
+            replace(endpoint, health=Health.WARNING) if _nobody_looked(instance) else endpoint
             for instance, endpoint in zip(instances, endpoints, strict=True)
         ]
     return Target(
@@ -194,11 +197,16 @@ def _target(resolution: Resolution, instances: tuple[Instance, ...], trust_domai
     )
 
 
-def _only_node_is_silent(instance: Instance) -> bool:
-    """Whether all that speaks against an instance is that its host's Consul agent is gone. That
+def _nobody_looked(instance: Instance) -> bool:
+    """Whether all that speaks against an instance is that its host's Consul agent is gone, or has
+    just come back and not made its checks yet: they are critical without output until then. That
     says little of the service: where nothing better is left, its last known state stands."""
-    critical = {check.id for check in instance.checks or () if check.status == "critical"}
-    return critical == {NODE_CHECK}
+    checks = instance.checks or ()
+    critical = [check for check in checks if check.status in {"critical", "maintenance"}]
+    return bool(critical) and all(
+        check.id == NODE_CHECK or (check.type in EXAMINING and not check.output)
+        for check in critical
+    )
 
 
 def _endpoint(instance: Instance, only_passing: bool) -> Endpoint:

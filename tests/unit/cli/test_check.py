@@ -117,16 +117,16 @@ def test_a_healthy_agent_has_nothing_told() -> None:
             with_identity(seconds_left=30 * HOUR, renewable=False),
             Level.WARNING,
             (
-                "service cart: its certificate has 30h 0m of 72h 0m left and nobody renews it while "
-                "Consul does not answer"
+                "service cart: its certificate has 30h 0m of 72h 0m left and nobody renews it "
+                "while Consul does not answer"
             ),
         ),
         (
             with_identity(seconds_left=14 * HOUR, renewable=False),
             Level.ERROR,
             (
-                "service cart: its certificate has 14h 0m of 72h 0m left and nobody renews it while "
-                "Consul does not answer"
+                "service cart: its certificate has 14h 0m of 72h 0m left and nobody renews it "
+                "while Consul does not answer"
             ),
         ),
         (
