@@ -55,7 +55,8 @@ class ConsulError(Exception):
 class Answer(msgspec.Struct, Generic[T], frozen=True):
     """`index` is X-Consul-Index, 0 when there was none; `default_allow` the default policy when
     the server tells it (1.9 and later). `age` is the seconds for which the local Consul agent has
-    answered from memory because the servers do not answer it."""
+    answered from memory because the servers do not answer it; of answers to `?cached` alone, for
+    others count from when they were fetched."""
 
     value: T
     index: int
@@ -191,7 +192,7 @@ class ConsulClient:
             value,
             _index(response.headers.get("X-Consul-Index")),
             None if policy is None else policy == "allow",
-            float(_index(response.headers.get("Age"))),
+            float(_index(response.headers.get("Age"))) if ("cached", "") in params else 0.0,
         )
 
     async def _put(self, path: str, params: Params | None = None, data: bytes = b"") -> None:

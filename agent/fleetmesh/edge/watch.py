@@ -18,6 +18,7 @@ FIRST_BACKOFF = 0.25
 LEAST_BACKOFF = 0.05
 MAX_BACKOFF = 5.0
 """Seconds; low, because the agent that is asked is on this host."""
+AGED_PAUSE = 6.0
 BURST = 8
 """Answers that may come without a pause, refilled at `RATE` a second."""
 RATE = 2.0
@@ -50,6 +51,12 @@ async def follow(
             continue
         failed(None, answer.age)
         backoff = FIRST_BACKOFF
+        if answer.age:
+            # From the memory of a Consul agent without servers: a question that blocks would not
+            # tell for minutes that they are back.
+            index = 0
+            await asyncio.sleep(AGED_PAUSE * random.uniform(0.5, 1.0))  # noqa: S311
+            continue
         index = 0 if answer.index < index else max(answer.index, 1)
         await bucket.take()
 
