@@ -229,6 +229,8 @@ class Observer:
         found = answer.value
         await self._believe(self.observed.instances.get(query), found)
         if self.observed.instances.get(query) and not found:
+            # Consul has answered, whatever we think of it: registrations must not wait for belief.
+            self._note(WatchInstances(query), None, answer.age)
             found = await self._second_look(query)
         if found:
             self._vanished.pop(query.service, None)
