@@ -9,11 +9,9 @@ import msgspec
 
 from fleetmesh.model.status import CaptureStatus, IdentityStatus, ServiceStatus, Status
 from fleetmesh.model.traffic import Endpoint, Health, Upstream
+from fleetmesh.plan.renewal import Renewal, judge
 
-# Consul renews a leaf at a random moment between 60 and 90 % of its life (calculateSoftExpiry in
-# agent/cache-types/connect_ca_leaf.go), so that an older one means that renewal does not work.
-RENEWAL_IS_LATE = 0.90
-RENEWAL_FAILED = 0.95
+STALE = 60.0  # seconds
 CONTACT_IS_OLD = 360.0  # a blocking query is held for 300 s, and a sixteenth of jitter
 
 
@@ -50,6 +48,7 @@ def of_status(status: Status) -> list[Finding]:
     return [
         *_configuration(status),
         _consul(status),
+        *_stale(status),
         _capture(status.capture),
         *_workers(status),
         *services,
@@ -83,11 +82,27 @@ def _consul(status: Status) -> Finding:
         return Finding(Level.WARNING, "consul", f"{consul.address} {last}{why}")
     known = "the last state is served on" if status.generation else "nothing is served yet"
     return Finding(
-        Level.ERROR,
+        # Old answers carry traffic; certificates that run out are found by themselves.
+        Level.WARNING if status.generation else Level.ERROR,
         "consul",
         f"{consul.address} {last}, {known}{why}",
         "Look at the local Consul agent: systemctl status consul",
     )
+
+
+def _stale(status: Status) -> Iterator[Finding]:
+    """Only warnings: what was known is served on."""
+    old = [watch for watch in status.consul.watches if watch.stale >= STALE]
+    if old and not _unheard(status):
+        longest = max(old, key=lambda watch: watch.stale)
+        names = ", ".join(f"{watch.watch} ({span(watch.stale)})" for watch in old)
+        why = f": {longest.error}" if longest.error and not status.consul.error else ""
+        yield Finding(
+            Level.WARNING,
+            "stale",
+            f"{names}{why}",
+            "What was known then is served on; look at Consul's agent and servers",
+        )
 
 
 def _capture(capture: CaptureStatus) -> Finding:
@@ -181,11 +196,15 @@ def _certificate(subject: str, identity: IdentityStatus) -> Finding:
             "Set this host's clock",
         )
     tells = f"its certificate has {span(left)} of {span(life)} left"
-    if used >= RENEWAL_FAILED:
-        return Finding(Level.ERROR, subject, tells, _RENEWAL)
-    if used >= RENEWAL_IS_LATE:
-        return Finding(Level.WARNING, subject, tells, _RENEWAL)
-    return Finding(Level.OK, subject, tells)
+    if not identity.renewable:
+        tells += " and nobody renews it while Consul does not answer"
+    match judge(left, life, identity.renewable):
+        case Renewal.FAILED:
+            return Finding(Level.ERROR, subject, tells, _RENEWAL)
+        case Renewal.LATE:
+            return Finding(Level.WARNING, subject, tells, _RENEWAL)
+        case Renewal.WELL:
+            return Finding(Level.OK, subject, tells)
 
 
 _RENEWAL = "Consul should have renewed it: look at its agent's and its servers' logs"

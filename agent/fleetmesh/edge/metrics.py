@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from fleetmesh.model.report import BUCKETS, Report
+from fleetmesh.model.status import WatchStatus
 
 CALL = ("direction", "source", "destination")
 ROUTED = (*CALL, "route")
@@ -27,7 +28,8 @@ ROUTED = (*CALL, "route")
 class Figures(msgspec.Struct, frozen=True):
     """All that the page shows. `traffic` is the sum over workers, also over those that are gone;
     `expiries` are seconds left of the served leaf by service; `generations` by worker number;
-    `last_contact` is seconds since Consul's last good answer, None before the first."""
+    `last_contact` is seconds since Consul's last good answer, None before the first; `renewals`
+    are by service what `plan.renewal` judges."""
 
     version: str
     traffic: Report
@@ -37,6 +39,8 @@ class Figures(msgspec.Struct, frozen=True):
     consul_up: bool
     worker_restarts: int
     capture_applied: bool
+    watches: tuple[WatchStatus, ...] = ()
+    renewals: Mapping[str, int] = {}
 
 
 def application(
@@ -100,6 +104,22 @@ class _Figures(Collector):
         yield GaugeMetricFamily(
             "fleetmesh_consul_up", "1 when Consul answers every watch", value=figures.consul_up
         )
+        stale = GaugeMetricFamily(
+            "fleetmesh_consul_stale_seconds",
+            "For how long what Consul told may be out of date, 0 while it answers",
+            labels=["watch"],
+        )
+        for watch in figures.watches:
+            stale.add_metric([watch.watch], watch.stale)
+        yield stale
+        renewal = GaugeMetricFamily(
+            "fleetmesh_certificate_renewal",
+            "0 when the certificate's renewal is in time, 1 when it is late, 2 when it failed",
+            labels=["service"],
+        )
+        for service, state in figures.renewals.items():
+            renewal.add_metric([service], state)
+        yield renewal
         yield CounterMetricFamily(
             "fleetmesh_worker_restarts",
             "Workers that died and were replaced",

@@ -8,6 +8,18 @@ from fleetmesh.model.problem import Problem
 from fleetmesh.model.traffic import Upstream
 
 
+class WatchStatus(msgspec.Struct, frozen=True):
+    """What is followed in Consul: `watch` is roots, intentions, catalog, chains, instances or
+    leaf:<service>. `answered` is seconds since its last good answer, None before the first; with
+    several of a kind the worst counts. `stale` is for how many seconds what it tells may have been
+    wrong: 0 while Consul answers, which it does by keeping a question for minutes."""
+
+    watch: str
+    answered: float | None
+    stale: float
+    error: str = ""
+
+
 class ConsulStatus(msgspec.Struct, frozen=True):
     """`last_contact` is seconds since the last good answer, None if there was none yet."""
 
@@ -15,11 +27,13 @@ class ConsulStatus(msgspec.Struct, frozen=True):
     reachable: bool
     last_contact: float | None
     error: str = ""
+    watches: tuple[WatchStatus, ...] = ()
 
 
 class IdentityStatus(msgspec.Struct, frozen=True):
     """`seconds_left` and `life` (seconds from first to last valid moment) of the leaf that
-    workers serve; `workers` counts those that serve this very serial."""
+    workers serve; `workers` counts those that serve this very serial; `renewable` is false while
+    Consul does not answer for it."""
 
     spiffe_id: str
     serial: str = ""
@@ -27,6 +41,7 @@ class IdentityStatus(msgspec.Struct, frozen=True):
     seconds_left: float = 0.0
     life: float = 0.0
     workers: int = 0
+    renewable: bool = True
 
 
 class ServiceStatus(msgspec.Struct, frozen=True):

@@ -137,6 +137,8 @@ class Check(msgspec.Struct, frozen=True):
     status: str = field(name="Status", default="")
     id: str = field(name="CheckID", default="")
     service_id: str = field(name="ServiceID", default="")
+    type: str = field(name="Type", default="")
+    output: str = field(name="Output", default="")
 
 
 class Instance(msgspec.Struct, frozen=True):

@@ -20,6 +20,7 @@ from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.status import ConsulStatus, Status
+from fleetmesh.plan.observed import WatchLeaf
 from fleetmesh.process import reporting
 from fleetmesh.process.front import Front
 from fleetmesh.process.mesh import Mesh
@@ -110,7 +111,7 @@ class Agent:
             + reporting.sentence(
                 front.snapshot,
                 front.generation,
-                [*mesh.refused, *mesh.problems],
+                [*mesh.refused, *mesh.problems, *front.cache.problems],
                 self._consul_error,
                 mesh.keeper.status().state,
             )
@@ -143,17 +144,24 @@ class Agent:
                 reachable=not error and last_contact is not None,
                 last_contact=last_contact,
                 error=error,
+                watches=mesh.observer.watches(),
             ),
             capture=mesh.keeper.status(),
             services=tuple(
                 reporting.service_status(
-                    service, snapshot, front.ports, mesh.uids, mesh.registrar.registered, reports
+                    service,
+                    snapshot,
+                    front.ports,
+                    mesh.uids,
+                    mesh.registrar.registered,
+                    reports,
+                    WatchLeaf(service.name) not in mesh.observer.failing,
                 )
                 for service in front.settings.services
             ),
             upstreams=snapshot.upstreams if snapshot else (),
             workers=reporting.worker_statuses(front.supervisor),
-            problems=(*mesh.refused, *mesh.problems),
+            problems=(*mesh.refused, *mesh.problems, *front.cache.problems),
             default_allow=snapshot.default_allow if snapshot else False,
             kernel_tls=self._kernel_tls,
         )
@@ -166,6 +174,11 @@ class Agent:
             self._mesh.keeper.status(),
             self._last_contact,
             not self._consul_error,
+            self._mesh.observer.watches(),
+            reporting.renewals(
+                self._front.snapshot,
+                {w.service for w in self._mesh.observer.failing if isinstance(w, WatchLeaf)},
+            ),
         )
 
     async def records(self, limit: int) -> tuple[Record, ...] | None:

@@ -86,6 +86,7 @@ class Mesh:
         await self.registrar.close()
         await self.keeper.stop()
         await self.front.supervisor.drain()
+        await self.front.cache.close()
 
     def _mark(self) -> None:
         self._dirty.set()

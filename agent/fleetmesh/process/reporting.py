@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from fleetmesh import __version__
 from fleetmesh.edge.metrics import Figures
@@ -14,9 +14,11 @@ from fleetmesh.model.status import (
     CaptureStatus,
     IdentityStatus,
     ServiceStatus,
+    WatchStatus,
     WorkerStatus,
 )
 from fleetmesh.plan.ports import Allocation
+from fleetmesh.plan.renewal import judge
 from fleetmesh.plan.totals import total
 from fleetmesh.process.supervisor import Supervisor
 from fleetmesh.settings import ServiceSettings
@@ -31,7 +33,9 @@ def service_status(
     uids: Mapping[str, int],
     registered: frozenset[str],
     reports: Iterable[Report],
+    renewable: bool = True,
 ) -> ServiceStatus:
+    """`renewable`: whether Consul answers for the service's certificate."""
     local = (
         next((s for s in snapshot.services if s.name == service.name), None) if snapshot else None
     )
@@ -46,14 +50,16 @@ def service_status(
         outbound_port=ports.outbound.get(service.name),
         sidecar_port=ports.sidecar[service.name],
         registered=service.name in registered,
-        identity=_identity(local, reports),
+        identity=_identity(local, reports, renewable),
         intentions=tuple(str(i) for i in local.intentions) if local else (),
     )
 
 
-def _identity(local: LocalService | None, reports: Iterable[Report]) -> IdentityStatus:
+def _identity(
+    local: LocalService | None, reports: Iterable[Report], renewable: bool
+) -> IdentityStatus:
     if local is None or local.leaf is None:
-        return IdentityStatus(spiffe_id=str(local.spiffe_id) if local else "")
+        return IdentityStatus(str(local.spiffe_id) if local else "", renewable=renewable)
     leaf = local.leaf
     return IdentityStatus(
         spiffe_id=str(local.spiffe_id),
@@ -65,6 +71,7 @@ def _identity(local: LocalService | None, reports: Iterable[Report]) -> Identity
             any(s.service == local.name and s.serial == leaf.serial for s in report.served)
             for report in reports
         ),
+        renewable=renewable,
     )
 
 
@@ -88,6 +95,8 @@ def figures(
     capture: CaptureStatus,
     last_contact: float | None,
     consul_up: bool,
+    watches: tuple[WatchStatus, ...] = (),
+    renewals: Mapping[str, int] | None = None,
 ) -> Figures:
     now = time.time()
     expiries: dict[str, float] = {}
@@ -102,9 +111,26 @@ def figures(
         generations={worker.number: worker.generation for worker in supervisor.workers},
         last_contact=last_contact,
         consul_up=consul_up,
+        watches=watches,
+        renewals=renewals or {},
         worker_restarts=supervisor.restarts,
         capture_applied=capture.state in {"applied", "unconfirmed"},
     )
+
+
+def renewals(snapshot: Snapshot | None, failing: Container[str]) -> dict[str, int]:
+    """By service, as `plan.renewal` numbers them; `failing` are those for whose certificate Consul
+    does not answer."""
+    now = time.time()
+    return {
+        service.name: judge(
+            service.leaf.not_after - now,
+            service.leaf.not_after - service.leaf.not_before,
+            service.name not in failing,
+        )
+        for service in (snapshot.services if snapshot else ())
+        if service.leaf is not None
+    }
 
 
 def sentence(

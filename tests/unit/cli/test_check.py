@@ -16,7 +16,7 @@ from fleetmesh.cli.findings import Finding, Level, of_status, unreachable, worst
 from fleetmesh.edge.consul_probe import Probe
 from fleetmesh.edge.host import Conntrack
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status, WorkerStatus
+from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status, WatchStatus, WorkerStatus
 from fleetmesh.model.traffic import Match, Route
 from fleetmesh.settings import ServiceSettings, Settings
 
@@ -51,6 +51,22 @@ def test_a_healthy_agent_has_nothing_told() -> None:
             healthy(consul=ConsulStatus("http://c", True, 400.0)),
             Level.WARNING,
             "consul: http://c last answered 6m 40s ago",
+        ),
+        (
+            healthy(
+                consul=ConsulStatus(
+                    "http://c",
+                    True,
+                    1.0,
+                    watches=(
+                        WatchStatus("catalog", 100.0, 0.0),
+                        WatchStatus("instances", 90.0, 61.0, "500 No cluster leader"),
+                        WatchStatus("roots", 59.0, 59.0, "500 No cluster leader"),
+                    ),
+                )
+            ),
+            Level.WARNING,
+            "stale: instances (1m 1s): 500 No cluster leader",
         ),
         (
             healthy(capture=CaptureStatus("applied", drift=True)),
@@ -96,6 +112,22 @@ def test_a_healthy_agent_has_nothing_told() -> None:
             with_identity(seconds_left=3 * HOUR),
             Level.ERROR,
             "service cart: its certificate has 3h 0m of 72h 0m left",
+        ),
+        (
+            with_identity(seconds_left=30 * HOUR, renewable=False),
+            Level.WARNING,
+            (
+                "service cart: its certificate has 30h 0m of 72h 0m left and nobody renews it "
+                "while Consul does not answer"
+            ),
+        ),
+        (
+            with_identity(seconds_left=14 * HOUR, renewable=False),
+            Level.ERROR,
+            (
+                "service cart: its certificate has 14h 0m of 72h 0m left and nobody renews it "
+                "while Consul does not answer"
+            ),
         ),
         (
             with_identity(seconds_left=-60.0),

@@ -78,7 +78,7 @@ def test_what_is_wrong_stands_at_the_top(agent: FakeAgent, run: Run) -> None:
         "error     configuration: /etc/fleetmesh/agent.yaml:3: workerz: is not known",
         "          → Remove it",
         (
-            "error     consul: http://127.0.0.1:8500 last answered 1m 15s ago, "
+            "warning   consul: http://127.0.0.1:8500 last answered 1m 15s ago, "
             "the last state is served on: connection refused"
         ),
         "          → Look at the local Consul agent: systemctl status consul",

@@ -8,7 +8,7 @@ from fleetmesh.model.report import Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Mode, Snapshot
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.plan.ports import Allocation
-from fleetmesh.process.reporting import SENTENCE_LENGTH, sentence, service_status
+from fleetmesh.process.reporting import SENTENCE_LENGTH, renewals, sentence, service_status
 from fleetmesh.settings import ServiceSettings
 
 LEAF = Leaf("0a", 1000.0, 2000.0, "CHAIN", "KEY")
@@ -65,3 +65,10 @@ def test_sentence_is_one_short_line() -> None:
     text = sentence(SNAPSHOT, 3, [Problem("x", "one\ntwo" * 200)], "", "applied")
     assert "\n" not in text
     assert len(text) <= SENTENCE_LENGTH
+
+
+def test_renewal_is_judged_by_who_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1600.0)
+    assert renewals(SNAPSHOT, set()) == {"web": 0}
+    assert renewals(SNAPSHOT, {"web"}) == {"web": 1}
+    assert renewals(None, set()) == {}
