@@ -9,9 +9,10 @@ import msgspec
 
 from fleetmesh.model.status import CaptureStatus, IdentityStatus, ServiceStatus, Status
 from fleetmesh.model.traffic import Endpoint, Health, Upstream
-from fleetmesh.plan.renewal import Renewal, judge
+from fleetmesh.plan.renewal import WRONG, Renewal, judge
 
 STALE = 60.0  # seconds
+UNSEEN = 60.0  # the agent looks every ten
 CONTACT_IS_OLD = 360.0  # a blocking query is held for 300 s, and a sixteenth of jitter
 
 
@@ -166,6 +167,7 @@ def _service(service: ServiceStatus, status: Status) -> Iterator[Finding]:
             "Look at the agent's log for Consul's answer",
         )
     yield _certificate(subject, service.identity)
+    yield from _handshake(subject, service)
     serving = sum(not worker.draining for worker in status.workers)
     if service.identity.serial and service.identity.workers < serving:
         yield Finding(
@@ -184,7 +186,7 @@ def _certificate(subject: str, identity: IdentityStatus) -> Finding:
             "has no certificate, so that it neither calls nor answers",
             "Look at the agent's log for Consul's answer",
         )
-    left, life = identity.seconds_left, identity.life
+    left, life = identity.served()
     if left <= 0:
         return Finding(Level.ERROR, subject, f"its certificate expired {span(-left)} ago", _RENEWAL)
     used = 1 - left / life if life > 0 else 0.0
@@ -205,6 +207,30 @@ def _certificate(subject: str, identity: IdentityStatus) -> Finding:
             return Finding(Level.WARNING, subject, tells, _RENEWAL)
         case Renewal.WELL:
             return Finding(Level.OK, subject, tells)
+
+
+def _handshake(subject: str, service: ServiceStatus) -> Iterator[Finding]:
+    """What peers get, and not what was fetched for them."""
+    shown = service.identity.handshake
+    if shown is None or not service.identity.serial:
+        return
+    if shown.age >= UNSEEN:
+        yield Finding(
+            Level.WARNING,
+            subject,
+            f"nobody has looked for {span(shown.age)} at the certificate that it shows",
+            "journalctl -u fleetmesh-agent tells why",
+        )
+    elif shown.wrong_for >= WRONG:
+        what = f"show certificate {shown.serial}, not its own {service.identity.serial}"
+        if shown.error:
+            what = f"fail: {shown.error}"
+        yield Finding(
+            Level.ERROR,
+            subject,
+            f"handshakes with port {service.sidecar_port} {what}, for {span(shown.wrong_for)}",
+            "journalctl -u fleetmesh-agent tells why; a restart gives the workers what is known",
+        )
 
 
 _RENEWAL = "Consul should have renewed it: look at its agent's and its servers' logs"

@@ -29,7 +29,8 @@ class Figures(msgspec.Struct, frozen=True):
     """All that the page shows. `traffic` is the sum over workers, also over those that are gone;
     `expiries` are seconds left of the served leaf by service; `generations` by worker number;
     `last_contact` is seconds since Consul's last good answer, None before the first; `renewals`
-    are by service what `plan.renewal` judges."""
+    are by service what `plan.renewal` judges, `handshakes` whether the last one showed the
+    certificate that workers were given."""
 
     version: str
     traffic: Report
@@ -41,6 +42,7 @@ class Figures(msgspec.Struct, frozen=True):
     capture_applied: bool
     watches: tuple[WatchStatus, ...] = ()
     renewals: Mapping[str, int] = {}
+    handshakes: Mapping[str, bool] = {}
 
 
 def application(
@@ -120,6 +122,14 @@ class _Figures(Collector):
         for service, state in figures.renewals.items():
             renewal.add_metric([service], state)
         yield renewal
+        served = GaugeMetricFamily(
+            "fleetmesh_certificate_served",
+            "1 when handshakes with the sidecar port show the certificate given to workers",
+            labels=["service"],
+        )
+        for service, well in figures.handshakes.items():
+            served.add_metric([service], well)
+        yield served
         yield CounterMetricFamily(
             "fleetmesh_worker_restarts",
             "Workers that died and were replaced",

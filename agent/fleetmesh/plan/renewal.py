@@ -12,6 +12,9 @@ import enum
 
 LATE, FAILED = 0.90, 0.95
 LATE_UNANSWERED, FAILED_UNANSWERED = 0.50, 0.80
+WRONG = 30.0
+"""Seconds for which handshakes may show another certificate than the one that workers were given:
+a renewal is in force within one."""
 
 
 class Renewal(enum.IntEnum):

@@ -25,6 +25,7 @@ from fleetmesh.process import reporting
 from fleetmesh.process.front import Front
 from fleetmesh.process.mesh import Mesh
 from fleetmesh.process.tasks import TaskSet
+from fleetmesh.process.verifying import Verifier
 from fleetmesh.settings import AccessLogMode
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._mesh = Mesh(files, front, client, self._changed)
+        self._verifier = Verifier(front)
         self._servers: list[admin.Server] = []
         self._tasks = TaskSet()
         self._stop = asyncio.Event()
@@ -62,6 +64,7 @@ class Agent:
             return EXIT_FAILED
         await self._mesh.start()
         self._changed()
+        self._verifier.start()
         self._tasks.spawn(self._be_patient(), "patience")
         log.info(
             "agent %s started with %d services",
@@ -87,6 +90,7 @@ class Agent:
     async def _end(self) -> None:
         systemd.notify("STOPPING=1", "STATUS=Draining")
         log.info("stopping", extra={"fields": {"event": "stopping"}})
+        await self._verifier.close()
         await self._mesh.end()
         for server in self._servers:
             await server.close()
@@ -130,6 +134,7 @@ class Agent:
         reports = await front.supervisor.collect()
         snapshot, observed = front.snapshot, mesh.observer.observed
         error, last_contact = self._consul_error, self._last_contact
+        handshakes = self._verifier.handshakes()
         return Status(
             version=__version__,
             pid=os.getpid(),
@@ -156,6 +161,7 @@ class Agent:
                     mesh.registrar.registered,
                     reports,
                     WatchLeaf(service.name) not in mesh.observer.failing,
+                    handshakes.get(service.name),
                 )
                 for service in front.settings.services
             ),
@@ -168,6 +174,7 @@ class Agent:
 
     async def figures(self) -> Figures:
         supervisor = self._front.supervisor
+        handshakes = self._verifier.handshakes()
         return reporting.figures(
             supervisor,
             await supervisor.collect(),
@@ -178,7 +185,9 @@ class Agent:
             reporting.renewals(
                 self._front.snapshot,
                 {w.service for w in self._mesh.observer.failing if isinstance(w, WatchLeaf)},
+                handshakes,
             ),
+            handshakes,
         )
 
     async def records(self, limit: int) -> tuple[Record, ...] | None:

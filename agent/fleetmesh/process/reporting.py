@@ -12,6 +12,7 @@ from fleetmesh.model.report import Report
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.status import (
     CaptureStatus,
+    HandshakeStatus,
     IdentityStatus,
     ServiceStatus,
     WatchStatus,
@@ -34,6 +35,7 @@ def service_status(
     registered: frozenset[str],
     reports: Iterable[Report],
     renewable: bool = True,
+    handshake: HandshakeStatus | None = None,
 ) -> ServiceStatus:
     """`renewable`: whether Consul answers for the service's certificate."""
     local = (
@@ -50,13 +52,16 @@ def service_status(
         outbound_port=ports.outbound.get(service.name),
         sidecar_port=ports.sidecar[service.name],
         registered=service.name in registered,
-        identity=_identity(local, reports, renewable),
+        identity=_identity(local, reports, renewable, handshake),
         intentions=tuple(str(i) for i in local.intentions) if local else (),
     )
 
 
 def _identity(
-    local: LocalService | None, reports: Iterable[Report], renewable: bool
+    local: LocalService | None,
+    reports: Iterable[Report],
+    renewable: bool,
+    handshake: HandshakeStatus | None,
 ) -> IdentityStatus:
     if local is None or local.leaf is None:
         return IdentityStatus(str(local.spiffe_id) if local else "", renewable=renewable)
@@ -72,6 +77,7 @@ def _identity(
             for report in reports
         ),
         renewable=renewable,
+        handshake=handshake,
     )
 
 
@@ -97,13 +103,18 @@ def figures(
     consul_up: bool,
     watches: tuple[WatchStatus, ...] = (),
     renewals: Mapping[str, int] | None = None,
+    handshakes: Mapping[str, HandshakeStatus] | None = None,
 ) -> Figures:
     now = time.time()
+    handshakes = handshakes or {}
     expiries: dict[str, float] = {}
     for report in reports:
         for served in report.served:
             left = served.not_after - now
             expiries[served.service] = min(left, expiries.get(served.service, left))
+    for name, shown in handshakes.items():
+        if shown.life:
+            expiries[name] = min(shown.seconds_left, expiries.get(name, shown.seconds_left))
     return Figures(
         version=__version__,
         traffic=total(reports),
@@ -113,24 +124,26 @@ def figures(
         consul_up=consul_up,
         watches=watches,
         renewals=renewals or {},
+        handshakes={name: not shown.wrong_for for name, shown in handshakes.items()},
         worker_restarts=supervisor.restarts,
         capture_applied=capture.state in {"applied", "unconfirmed"},
     )
 
 
-def renewals(snapshot: Snapshot | None, failing: Container[str]) -> dict[str, int]:
-    """By service, as `plan.renewal` numbers them; `failing` are those for whose certificate Consul
-    does not answer."""
-    now = time.time()
-    return {
-        service.name: judge(
-            service.leaf.not_after - now,
-            service.leaf.not_after - service.leaf.not_before,
-            service.name not in failing,
-        )
-        for service in (snapshot.services if snapshot else ())
-        if service.leaf is not None
-    }
+def renewals(
+    snapshot: Snapshot | None,
+    failing: Container[str],
+    handshakes: Mapping[str, HandshakeStatus],
+) -> dict[str, int]:
+    """By service, as `plan.renewal` numbers them: of the certificate that is served. `failing` are
+    those for whose certificate Consul does not answer."""
+    judged: dict[str, int] = {}
+    for service in snapshot.services if snapshot else ():
+        if service.leaf is not None:
+            name = service.name
+            left, life = _identity(service, (), True, handshakes.get(name)).served()
+            judged[name] = judge(left, life, name not in failing)
+    return judged
 
 
 def sentence(

@@ -16,7 +16,14 @@ from fleetmesh.cli.findings import Finding, Level, of_status, unreachable, worst
 from fleetmesh.edge.consul_probe import Probe
 from fleetmesh.edge.host import Conntrack
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status, WatchStatus, WorkerStatus
+from fleetmesh.model.status import (
+    CaptureStatus,
+    ConsulStatus,
+    HandshakeStatus,
+    Status,
+    WatchStatus,
+    WorkerStatus,
+)
 from fleetmesh.model.traffic import Match, Route
 from fleetmesh.settings import ServiceSettings, Settings
 
@@ -128,6 +135,29 @@ def test_a_healthy_agent_has_nothing_told() -> None:
                 "service cart: its certificate has 14h 0m of 72h 0m left and nobody renews it "
                 "while Consul does not answer"
             ),
+        ),
+        (
+            with_identity(handshake=HandshakeStatus(2.0, "09", 30 * HOUR, 72 * HOUR, 31.0)),
+            Level.ERROR,
+            (
+                "service cart: handshakes with port 21000 show certificate 09, not its own 0a, "
+                "for 31s"
+            ),
+        ),
+        (
+            with_identity(handshake=HandshakeStatus(2.0, wrong_for=90.0, error="closed")),
+            Level.ERROR,
+            "service cart: handshakes with port 21000 fail: closed, for 1m 30s",
+        ),
+        (
+            with_identity(handshake=HandshakeStatus(61.0, "0a", 30 * HOUR, 72 * HOUR)),
+            Level.WARNING,
+            "service cart: nobody has looked for 1m 1s at the certificate that it shows",
+        ),
+        (  # what was fetched is fresh, what peers get is old
+            with_identity(handshake=HandshakeStatus(2.0, "09", 7 * HOUR, 72 * HOUR, 12.0)),
+            Level.WARNING,
+            "service cart: its certificate has 7h 0m of 72h 0m left",
         ),
         (
             with_identity(seconds_left=-60.0),

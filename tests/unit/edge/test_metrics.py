@@ -33,6 +33,7 @@ FIGURES = Figures(
     capture_applied=False,
     watches=(WatchStatus("leaf:web", 61.0, 61.0, "refused"), WatchStatus("roots", 9.0, 0.0)),
     renewals={"web": 1},
+    handshakes={"web": True, "api": False},
 )
 
 
@@ -66,6 +67,8 @@ def test_every_figure_stands_on_the_page() -> None:
     assert found["fleetmesh_consul_stale_seconds", labels(watch="leaf:web")] == 61
     assert found["fleetmesh_consul_stale_seconds", labels(watch="roots")] == 0
     assert found["fleetmesh_certificate_renewal", labels(service="web")] == 1
+    assert found["fleetmesh_certificate_served", labels(service="web")] == 1
+    assert found["fleetmesh_certificate_served", labels(service="api")] == 0
     assert found["fleetmesh_worker_restarts_total", ()] == 1
     assert found["fleetmesh_capture_applied", ()] == 0
 
