@@ -45,7 +45,7 @@ class ConsulServer:
     def start(self) -> None:
         """Start and wait for a leader; again after `stop`, with the same ports and no state."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = ["setpriv", "--pdeathsig", "KILL", self.binary, "agent", "-dev", "-node=test"]
+        command = ["setpriv", "--pdeathsig", "KILL", self.binary, "agent", *self._kind()]
         command += ["-bind=127.0.0.1", "-dns-port=-1", "-grpc-port=-1"]
         command += [f"-{name}-port={port}" for name, port in self.ports.items()]
         if self.config:
@@ -73,6 +73,10 @@ class ConsulServer:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
@@ -102,6 +106,9 @@ class ConsulServer:
     def put(self, path: str, body: Any = None) -> Any:
         return self.call("PUT", path, body)
 
+    def _kind(self) -> list[str]:
+        return ["-dev", "-node=test"]
+
     def _ready(self) -> bool:
         """Leader elected, the node itself in the catalog, Connect's CA initialised."""
         try:
@@ -116,6 +123,29 @@ class ConsulServer:
     def _signal(self, number: int) -> None:
         assert self._process is not None
         os.kill(self._process.pid, number)
+
+
+class LastingServer(ConsulServer):
+    """One that has its state on disk, and so is the same after `stop` and `start`."""
+
+    def _kind(self) -> list[str]:
+        state = f"-data-dir={self.directory / 'data'}"
+        fast = ["-hcl=performance { raft_multiplier = 1 }", "-hcl=connect { enabled = true }"]
+        return ["-server", "-bootstrap-expect=1", "-node=server", state, *fast]
+
+
+class ClientAgent(ConsulServer):
+    """An agent that is no server, as every host has one, of `server`'s datacenter."""
+
+    def __init__(self, binary: str, directory: Path, server: ConsulServer) -> None:
+        super().__init__(binary, directory)
+        self.ports.pop("serf-wan")
+        self._server = server
+
+    def _kind(self) -> list[str]:
+        join = f"-retry-join=127.0.0.1:{self._server.ports['serf-lan']}"
+        retry = "-retry-interval=1s"
+        return ["-node=host", f"-data-dir={self.directory / 'data'}", join, retry]
 
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

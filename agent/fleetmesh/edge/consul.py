@@ -64,13 +64,16 @@ class ConsulError(Exception):
 
 class Answer(msgspec.Struct, Generic[T], frozen=True):
     """`index` is X-Consul-Index, 0 when there was none; `default_allow` the default policy when
-    the server tells it (1.9 and later)."""
+    the server tells it (1.9 and later). `age` is the seconds for which the local Consul agent has
+    answered from memory because the servers do not answer it; of answers to `?cached` alone, for
+    others count from when they were fetched."""
 
     value: T
     index: int
     default_allow: bool | None = None
     refusal: str = ""
     """Why there is no value: Consul is well, and will not answer this. `value` is empty then."""
+    age: float = 0.0
 
 
 class ConsulClient:
@@ -164,7 +167,7 @@ class ConsulClient:
         if datacenter:
             params.append(("compile-dc", datacenter))
         answer = await self._get(f"/v1/discovery-chain/{service}", ChainAnswer, params, index)
-        return Answer(answer.value.chain, answer.index)
+        return Answer(answer.value.chain, answer.index, age=answer.age)
 
     async def instances(self, query: InstanceQuery, index: int = 0) -> Answer[tuple[Instance, ...]]:
         params: Params = [("cached", "")]
@@ -242,7 +245,7 @@ class ConsulClient:
         """`null` is an empty list."""
         optional: Any = kind | None
         answer: Answer[tuple[T, ...] | None] = await self._get(path, optional, params, index)
-        return Answer(answer.value or (), answer.index, answer.default_allow)
+        return Answer(answer.value or (), answer.index, answer.default_allow, age=answer.age)
 
     async def _get(
         self, path: str, kind: type[T], params: Params | None = None, index: int = 0
@@ -264,6 +267,7 @@ class ConsulClient:
             value,
             _index(response.headers.get("X-Consul-Index")),
             None if policy is None else policy == "allow",
+            age=float(_index(response.headers.get("Age"))) if ("cached", "") in params else 0.0,
         )
 
     async def _put(self, path: str, params: Params | None = None, data: bytes = b"") -> Response:
@@ -318,4 +322,5 @@ def _raw(response: Response) -> Response:
 
 
 def _index(header: str | None) -> int:
+    """0 for what is no number."""
     return int(header) if header is not None and header.isdigit() else 0

@@ -138,6 +138,8 @@ class Check(msgspec.Struct, frozen=True):
     id: str = field(name="CheckID", default="")
     service_id: str = field(name="ServiceID", default="")
     notes: str = field(name="Notes", default="")
+    type: str = field(name="Type", default="")
+    output: str = field(name="Output", default="")
 
 
 class Instance(msgspec.Struct, frozen=True):

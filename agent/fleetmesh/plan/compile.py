@@ -22,6 +22,9 @@ from fleetmesh.plan.routing import routing
 from fleetmesh.settings import ServiceSettings, Settings
 
 NODE_CHECK = "serfHealth"
+EXAMINING = frozenset({"tcp", "http", "grpc", "h2ping", "udp", "docker", "script", "alias"})
+"""Types of checks that the Consul agent makes by itself: not ttl, which others report, and not
+maintenance."""
 MAX_WEIGHT = 128
 """As Consul clamps for Envoy."""
 
@@ -266,7 +269,7 @@ def _target(
     ]
     if all(endpoint.health is Health.CRITICAL for endpoint in endpoints):
         endpoints = [
-            replace(endpoint, health=Health.WARNING) if _only_node_is_silent(instance) else endpoint
+            replace(endpoint, health=Health.WARNING) if _nobody_looked(instance) else endpoint
             for instance, endpoint in zip(instances, endpoints, strict=True)
         ]
     timeout = calls.connect_timeout
@@ -286,11 +289,16 @@ def _target(
     )
 
 
-def _only_node_is_silent(instance: Instance) -> bool:
-    """Whether all that speaks against an instance is that its host's Consul agent is gone. That
+def _nobody_looked(instance: Instance) -> bool:
+    """Whether all that speaks against an instance is that its host's Consul agent is gone, or has
+    just come back and not made its checks yet: they are critical without output until then. That
     says little of the service: where nothing better is left, its last known state stands."""
-    critical = {check.id for check in instance.checks or () if check.status == "critical"}
-    return critical == {NODE_CHECK}
+    checks = instance.checks or ()
+    critical = [check for check in checks if check.status in {"critical", "maintenance"}]
+    return bool(critical) and all(
+        check.id == NODE_CHECK or (check.type in EXAMINING and not check.output)
+        for check in critical
+    )
 
 
 def _endpoint(instance: Instance, only_passing: bool, wide: bool) -> Endpoint:

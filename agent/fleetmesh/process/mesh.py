@@ -107,6 +107,7 @@ class Mesh:
         await self.keeper.stop()
         await self.naming.close()
         await self.front.supervisor.drain()
+        await self.front.cache.close()
 
     async def _resolve(self, address: str, port: int) -> None:
         """Have watched and served whose a dialled address is; without a port it is the key of an

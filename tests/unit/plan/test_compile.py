@@ -173,6 +173,24 @@ def test_silent_consul_agent_takes_no_service_down(
     assert [e.health.value for e in endpoints] == healths
 
 
+@pytest.mark.parametrize(
+    ("check", "health"),
+    [
+        (Check("critical", "c", type="tcp"), "warning"),
+        (Check("critical", "c", type="alias"), "warning"),
+        (Check("critical", "c", type="tcp", output="connection refused"), "critical"),
+        (Check("critical", "c", type="ttl"), "critical"),
+        (Check("critical", "_service_maintenance:api", type="maintenance"), "critical"),
+        (Check("maintenance", "c"), "critical"),
+    ],
+)
+def test_checks_that_were_not_made_yet_take_no_service_down(check: Check, health: str) -> None:
+    """A Consul agent that was restarted says critical until it has looked; what others report, and
+    what a look has found, counts."""
+    endpoints = api(observed(replace(instance(), checks=[check]))).target.endpoints
+    assert [e.health.value for e in endpoints] == [health]
+
+
 def test_address_of_the_service_wins_over_the_nodes() -> None:
     assert endpoint(instance()).address == "10.0.0.1"
     there = endpoint(
