@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from fleetmesh.cli import (
+    acl,
     agent,
     capture,
     check,
@@ -62,6 +63,7 @@ app.command("status")(status.status)
 app.command("requests")(requests.requests)
 app.command("check")(check.check)
 app.add_typer(capture.app, name="capture")
+app.add_typer(acl.app, name="acl")
 app.command("validate")(validate.validate)
 app.add_typer(hold.maintenance, name="maintenance")
 app.command("drain")(hold.drain)

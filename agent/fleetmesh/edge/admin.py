@@ -42,7 +42,7 @@ class Agent(Protocol):
 
     async def capture_remove(self) -> Any: ...
 
-    async def reload(self) -> Sequence[Problem]: ...
+    async def reload(self, token: str | None) -> Sequence[Problem]: ...
 
     def hold(self, service: str, kind: str, why: str, within: float) -> Sequence[str] | None:
         """Hold back a service, or all for an empty name: which; None where there is none. Raises
@@ -107,8 +107,11 @@ def application(agent: Agent) -> web.Application:
     async def remove_capture(_: web.Request) -> web.Response:
         return _json(await agent.capture_remove())
 
-    async def reload(_: web.Request) -> web.Response:
-        problems = await agent.reload()
+    async def reload(request: web.Request) -> web.Response:
+        token = (await _body(request)).get("token")
+        if token is not None and not isinstance(token, str):
+            return _json({"error": "token: expected text"}, 400)
+        problems = await agent.reload(token)
         return _json({"problems": problems}, 400 if problems else 200)
 
     async def hold(request: web.Request) -> web.Response:

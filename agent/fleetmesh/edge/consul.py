@@ -8,15 +8,16 @@ they know neither `index` on certificates nor `cached`, nor the whole body of a 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import ssl
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-from consul import aio
+from consul import aio, base
 from consul.base import Response
 
+from fleetmesh.edge.consul_link import Where, explained
+from fleetmesh.plan.acl import NODE_READ, missing
 from fleetmesh.plan.answers import (
     AgentChecks,
     AgentSelf,
@@ -83,19 +84,20 @@ class ConsulClient:
     changed, and return after `WAIT` seconds in any case.
     """
 
-    def __init__(self, address: str, token: str | None = None) -> None:
-        parts = urlsplit(address if "//" in address else f"http://{address}")
-        host = parts.hostname or "127.0.0.1"
+    def __init__(
+        self, address: str, token: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.address = address
+        self.token: str | None = None
+        self.tls = tls
+        self._headers: dict[str, str] = {}
+        self.use_token(token)
+        self._http = _Transport(Where(address), tls)
+
+    def use_token(self, token: str | None) -> None:
+        """From the next request on; queries that are held go on with the one before."""
+        self.token = token
         self._headers = {"X-Consul-Token": token} if token else {}
-        self._http = aio.HTTPClient(
-            f"[{host}]" if ":" in host else host,
-            parts.port or 8500,
-            parts.scheme,
-            verify=parts.scheme == "https",
-            connections_limit=MAX_CONNECTIONS,
-            connections_timeout=REQUEST_TIMEOUT,
-        )
 
     async def close(self) -> None:
         await self._http.close()
@@ -103,9 +105,14 @@ class ConsulClient:
     async def agent_self(self) -> AgentSelf:
         return (await self._get("/v1/agent/self", AgentSelf)).value
 
+    async def datacenter(self) -> str:
+        """As the catalog says of its own servers; empty where the token sees none of them."""
+        answer = await self._list("/v1/catalog/service/consul", tuple[dict[str, Any], ...], 0)
+        return next((str(server.get("Datacenter", "")) for server in answer.value), "")
+
     async def check_token(self) -> None:
-        """Raises ConsulError when the token is no longer accepted. Well without a token, and on
-        servers without ACLs (401)."""
+        """Raises ConsulError when the token is no longer accepted, or sees no node at all: lists
+        of instances are empty then. Well without a token, and on servers without ACLs (401)."""
         if not self._headers:
             return
         try:
@@ -113,6 +120,10 @@ class ConsulClient:
         except ConsulError as error:
             if error.status != 401:
                 raise
+            return
+        path = "/v1/catalog/nodes"
+        if not (await self._list(path, tuple[Any, ...], 0)).value:
+            raise ConsulError(f"{path}: {NODE_READ}", 403)
 
     async def agent_services(self) -> AgentServices:
         return (await self._get("/v1/agent/services", AgentServices)).value
@@ -133,7 +144,8 @@ class ConsulClient:
         try:
             _ = await self._put(f"/v1/agent/service/deregister/{service_id}")
         except ConsulError as error:
-            if error.status != 404:
+            # Before it is asked whether we may, 1.8 looks for the service: 500.
+            if error.status != 404 and "Unknown service" not in str(error):
                 raise
 
     async def beat(self, check_id: str) -> None:
@@ -277,9 +289,12 @@ class ConsulClient:
         try:
             response: Response = await request
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise ConsulError(f"{path}: {str(error) or type(error).__name__}") from error
+            raise ConsulError(f"{path}: {explained(error) or type(error).__name__}") from error
         if response.code != 200:
-            raise ConsulError(f"{path}: {response.code} {response.body.strip()}", response.code)
+            said = f"{path}: {response.code} {response.body.strip()}"
+            if response.code == 403 and (rule := missing(path, response.body)):
+                said += f" ({rule})"
+            raise ConsulError(said, response.code)
         return response
 
 
@@ -300,14 +315,18 @@ _Rows = tuple[ServiceSummary, ...]
 _Registered: Any = NodeServices | None
 
 
-def read_token(token_file: str | None) -> str | None:
-    """The token in `token_file`; None without a file. Raises ConsulError."""
-    if token_file is None:
-        return None
-    try:
-        return Path(token_file).read_text(encoding="utf-8").strip() or None
-    except OSError as error:
-        raise ConsulError(f"token_file: {error}") from error
+class _Transport(aio.HTTPClient):  # type: ignore[misc]  # py-consul has no types
+    """py-consul's, which knows neither Unix sockets nor certificates that are renewed."""
+
+    def __init__(self, where: Where, tls: ssl.SSLContext | None) -> None:
+        base.HTTPClient.__init__(self, where.host, where.port, where.scheme)
+        connector: aiohttp.BaseConnector
+        if where.socket:
+            connector = aiohttp.UnixConnector(where.socket, limit=MAX_CONNECTIONS)
+        else:
+            connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=tls or True)
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
 
 
 async def _refused(index: int, reason: str) -> Answer[tuple[T, ...]]:

@@ -126,8 +126,8 @@ class Agent:
     def _hangup(self) -> None:
         self._tasks.spawn(self.reload(), "reload")
 
-    async def reload(self) -> Sequence[Problem]:
-        problems = await self._mesh.reload()
+    async def reload(self, token: str | None = None) -> Sequence[Problem]:
+        problems = await self._mesh.reload(token)
         systemd.setup_logging(self._front.settings.log_level)
         return problems
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from fleetmesh.edge import users
+from fleetmesh.edge import consul_link, users
 from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
@@ -72,6 +72,7 @@ class Mesh:
         self.naming = Naming(
             client, front, lambda: self.observer.observed, self._mark, self.uses.want
         )
+        self._client = client
         self._files = files
         self._changed = changed
         self._loop = asyncio.get_running_loop()
@@ -194,10 +195,11 @@ class Mesh:
             _only(settings, identified), self.front.ports.outbound, self.uids, self.naming.port
         )
 
-    async def reload(self) -> list[Problem]:
-        """Read the settings again. With problems nothing changes, but they are shown."""
+    async def reload(self, handed: str | None = None) -> list[Problem]:
+        """Read the settings again, and the token, unless one is `handed` over. With problems
+        nothing changes, but they are shown."""
         async with self._reconciling:
-            self.refused = await self._reload()
+            self.refused = await self._reload(handed)
         if self.refused:
             log.error(
                 "reload refused: %s",
@@ -209,7 +211,7 @@ class Mesh:
         self._changed()
         return self.refused
 
-    async def _reload(self) -> list[Problem]:
+    async def _reload(self, handed: str | None) -> list[Problem]:
         settings = await asyncio.to_thread(load, *self._files, users.resolve)
         if not isinstance(settings, Settings):
             return settings
@@ -224,6 +226,13 @@ class Mesh:
         ]
         if fixed:
             return fixed
+        try:
+            token = await asyncio.to_thread(
+                consul_link.next_token, settings.consul, handed, self._client.token
+            )
+            await asyncio.to_thread(consul_link.renew, self._client.tls, settings.consul)
+        except consul_link.UnfitError as error:
+            return [error.of(self._files[0])]
         ports = allocate(settings, self.front.ports)
         if not isinstance(ports, Allocation):
             return ports
@@ -231,7 +240,9 @@ class Mesh:
         problems = self.front.try_listeners(settings, ports)
         if problems:
             return problems
+        self._client.use_token(token)
         await self._switch(settings, ports, uids)
+        self.registrar.nudge()
         self.front.close_unwanted()
         return []
 

@@ -203,14 +203,16 @@ class Observer:
         self._fold(replace(self.observed, roots=answer.value))
 
     async def _learn_node(self) -> None:
-        """The node's name and datacenter; a token that may not ask learns the datacenter from
-        the first leaf or chain."""
+        """The node's name and datacenter; a token that may not ask is told by the servers it sees
+        in the catalog, else by the first leaf or chain."""
         try:
             config = (await self._client.agent_self()).config
         except ConsulError as error:
             if error.status != 403:
                 raise
-            self.observed = replace(self.observed, node=socket.gethostname())
+            datacenter = await self._client.datacenter() or self.observed.datacenter
+            node = socket.gethostname()
+            self.observed = replace(self.observed, node=node, datacenter=datacenter)
             return
         self.observed = replace(self.observed, node=config.node, datacenter=config.datacenter)
 
@@ -224,6 +226,9 @@ class Observer:
         self._fold(replace(self.observed, intentions=answer.value, default_allow=allow))
 
     async def _catalog(self, answer: Answer[CatalogServices]) -> None:
+        if self.observed.catalog is None:
+            # A token that sees no node is told of no instance, without a word.
+            await self._client.check_token()
         self._listed = frozenset(answer.value)
         self._fold_catalog()
 

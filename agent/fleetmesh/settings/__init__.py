@@ -33,10 +33,14 @@ class OnStop(enum.StrEnum):
 
 class ConsulSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`address` is the local Consul agent's HTTP API. The token is read from a file, so that it
-    stands in no world-readable setting."""
+    stands in no world-readable setting. The other files are PEM, for https: the CAs to trust (the
+    host's own without one), and a client certificate with its key."""
 
-    address: Annotated[str, kinds.URL] = "http://127.0.0.1:8500"
+    address: Annotated[str, kinds.CONSUL] = "http://127.0.0.1:8500"
     token_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
 
 
 class DnsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

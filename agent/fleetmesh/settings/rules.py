@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from fleetmesh.settings import CaptureSettings, ServiceSettings, Settings
+from fleetmesh.settings import CaptureSettings, ConsulSettings, ServiceSettings, Settings
 from fleetmesh.settings.decode import Reader, joined
 
 AGENT_USER: Final = "fleetmesh"
@@ -57,10 +57,27 @@ def check_agent(settings: Settings, reader: Reader) -> None:
         if settings.dns.port in others:
             reader.problem("dns.port", f"{settings.dns.port} is taken", "Choose another port")
     _check_warm(settings, reader)
+    _check_tls(settings.consul, reader)
     if settings.address6 is not None and ipaddress.ip_address(settings.address).version == 6:
         reader.problem(
             "address6", "is set while address is IPv6 already", "Make address the IPv4 one"
         )
+
+
+def _check_tls(consul: ConsulSettings, reader: Reader) -> None:
+    for key, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+        if getattr(consul, key) is not None and getattr(consul, other) is None:
+            reader.problem(
+                f"consul.{key}", f"is set without {other}", "A client certificate needs both files"
+            )
+    if not consul.address.startswith("https:"):
+        for key in ("ca_file", "cert_file", "key_file"):
+            if getattr(consul, key) is not None:
+                reader.problem(
+                    f"consul.{key}",
+                    f"is set while consul.address is {consul.address}",
+                    "Write https:// there, or remove the file",
+                )
 
 
 def _check_warm(settings: Settings, reader: Reader) -> None:

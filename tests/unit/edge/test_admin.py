@@ -70,7 +70,8 @@ class FakeAgent:
     async def capture_remove(self) -> Any:
         return CaptureStatus("removed")
 
-    async def reload(self) -> Sequence[Problem]:
+    async def reload(self, token: str | None) -> Sequence[Problem]:
+        self.asked.append(token)
         return self.problems
 
     def hold(self, service: str, kind: str, why: str, within: float) -> Sequence[str] | None:
@@ -149,6 +150,13 @@ async def test_wrong_bodies_are_refused_in_json(
     assert answer.status == 400
     assert "error" in await answer.json()
     assert agent.asked == []
+
+
+async def test_reload_hands_a_token_over(client: TestClient[Any, Any], agent: FakeAgent) -> None:
+    assert (await client.post("/v1/reload", json={"token": "secret"})).status == 200
+    assert (await client.post("/v1/reload", json={"token": 1})).status == 400
+    assert (await client.post("/v1/reload")).status == 200
+    assert agent.asked == ["secret", None]
 
 
 async def test_reload_tells_its_problems(client: TestClient[Any, Any], agent: FakeAgent) -> None:
