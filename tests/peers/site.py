@@ -47,6 +47,8 @@ CONNECT = Foreign("connect", 9000, 21500, 9001, 21501, 5000, 5001)
 ENVOY = Foreign("envoy", 9010, 21510, 9011, 21511, 5010, 5011)
 PLAIN_PORT = 9020
 """Of the service `plain`, which has no sidecar."""
+UNKNOWN_PORT = 9030
+"""Of what Consul does not know."""
 
 
 class Applications:
@@ -207,7 +209,8 @@ def site(directory: Path) -> Iterator[Site]:
             applications.serve_http(port)
         for port in (8001, CONNECT.tcp, ENVOY.tcp):
             applications.serve_tcp(port)
-        applications.serve_tcp(PLAIN_PORT, THERE)
+        for port in (PLAIN_PORT, UNKNOWN_PORT):
+            applications.serve_tcp(port, THERE)
 
         mesh = stack.enter_context(agent(directory / "agent", consul={"address": consul.address}))
         mesh.declare("web", 8080, user="daemon", protocol="http")

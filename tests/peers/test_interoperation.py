@@ -18,7 +18,9 @@ from tests.peers.site import (
     GREETING,
     GUEST,
     HERE,
+    PLAIN_PORT,
     THERE,
+    UNKNOWN_PORT,
     WEB,
     Foreign,
     Site,
@@ -238,3 +240,45 @@ def test_intentions_hold_for_a_foreign_caller(running: Site, foreign: Foreign) -
 
 def test_websocket_from_envoy(running: Site) -> None:
     upgrade(running.connect("127.0.0.1", ENVOY.api))
+
+
+# A service of the catalog without a sidecar, and one address that is no service at all.
+
+
+def configured(running: Site, **settings: Any) -> None:
+    before = running.mesh.status()["generation"]
+    running.mesh.configure(**settings)
+    assert running.mesh.ask("POST", "/v1/reload") == (200, {"problems": []})
+    running.mesh.eventually(
+        lambda: all(w["generation"] > before for w in running.mesh.status()["workers"]),
+        "a generation of these settings",
+    )
+
+
+@pytest.mark.parametrize(
+    ("without_sidecar", "only_mesh", "reached"),
+    [
+        (None, False, {PLAIN_PORT, UNKNOWN_PORT}),
+        (None, True, set()),
+        ("refuse", False, {UNKNOWN_PORT}),
+        ("passthrough", True, {PLAIN_PORT}),
+    ],
+)
+def test_services_without_a_sidecar(
+    running: Site, without_sidecar: str | None, only_mesh: bool, reached: set[int]
+) -> None:
+    """By two settings; and services with one are reached in any case."""
+    running.mesh.settings.pop("without_sidecar", None)
+    named = {} if without_sidecar is None else {"without_sidecar": without_sidecar}
+    configured(running, mesh_destinations_only=only_mesh, **named)
+
+    def reach() -> set[int]:
+        ports = (PLAIN_PORT, UNKNOWN_PORT)
+        return {port for port in ports if running.answered(THERE, port, WEB)}
+
+    eventually(lambda: reach() == reached, "the setting")
+    assert running.answered(THERE, CONNECT.tcp, WEB)
+    if without_sidecar == "refuse":
+        page = running.mesh.page("/metrics")[1]
+        refusals = [line for line in page.splitlines() if 'reason="no_sidecar"' in line]
+        assert 'destination="plain"' in refusals[0]

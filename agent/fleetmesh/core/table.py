@@ -7,6 +7,7 @@ from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
+from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -52,13 +53,14 @@ PlaceKey = tuple[str, str, str | None, str, int, str, str, float]
 class Table:
     """`upstreams` by service name, `by_destination` by the address and port that a caller dials,
     `by_address` by the address where every port is the upstream's, `services` by name, `by_port`
-    by the application's port."""
+    by the application's port, `outsiders` names of services without a sidecar by destination."""
 
     __slots__ = (
         "by_address",
         "by_destination",
         "by_port",
         "generation",
+        "outsiders",
         "places",
         "services",
         "snapshot",
@@ -74,6 +76,17 @@ class Table:
         self.by_destination: dict[tuple[str, int], UpstreamEntry] = {}
         self.by_address: dict[str, UpstreamEntry] = {}
         self.places: dict[PlaceKey, Place] = {}
+        self.outsiders = {
+            destination: outsider.name
+            for outsider in snapshot.outsiders
+            for destination in outsider.destinations
+        }
+
+    def closed(self, destination: tuple[str, int]) -> Refusal | None:
+        """Why nothing goes to a `destination` that is no upstream's; None where it passes."""
+        if destination in self.outsiders:
+            return Refusal.NO_SIDECAR if self.snapshot.refuse_outsiders else None
+        return Refusal.UNKNOWN_DESTINATION if self.snapshot.mesh_destinations_only else None
 
     def lanes(self) -> list[Lane]:
         lanes = [entry.application for entry in self.services.values()]

@@ -100,7 +100,25 @@ def wanted_watches(settings: Settings, observed: Observed) -> frozenset[Watch]:
             watches.add(WatchChain(name))
             if (chain := observed.chains.get(name)) is not None:
                 watches.update(map(WatchInstances, queries(chain, observed.datacenter)))
+    watches.update(map(WatchInstances, outsider_queries(settings, observed).values()))
     return frozenset(watches)
+
+
+def outsider_queries(settings: Settings, observed: Observed) -> dict[str, InstanceQuery]:
+    """The services that have no sidecar, and what to ask of each: none unless a setting is about
+    them.
+
+    The catalog tells of a sidecar under its usual name; under another it is known by its
+    instances.
+    """
+    if settings.without_sidecar is None:
+        return {}
+    catalog = observed.catalog or frozenset()
+    return {
+        name: InstanceQuery(name, own=True)
+        for name in callable_services(catalog)
+        if name + SIDECAR_SUFFIX not in catalog and not observed.instances.get(InstanceQuery(name))
+    }
 
 
 def callable_services(catalog: Iterable[str]) -> tuple[str, ...]:

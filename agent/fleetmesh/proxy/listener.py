@@ -57,14 +57,14 @@ class OutboundArrival(Quiet):
         if entry is not None:
             host = f"[{address}]:{port}" if ipv6 else f"{address}:{port}"
             self._to(transport, entry, host, ipv6, port)
-        elif plane.table.snapshot.mesh_destinations_only:
-            site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
-            plane.refused(
-                site, Refusal.UNKNOWN_DESTINATION, peer_name(transport), f"to {address} port {port}"
-            )
+            return
+        passing = PassthroughSite(plane, self._service, address, port)
+        passing.destination = plane.table.outsiders.get(destination, "")
+        refusal = plane.table.closed(destination)
+        if refusal is not None:
+            plane.refused(passing, refusal, peer_name(transport), f"to {address} port {port}")
             transport.abort()
         else:
-            passing = PassthroughSite(plane, self._service, address, port)
             hand_over(transport, TcpArrival(plane, passing))
 
     def _to(
