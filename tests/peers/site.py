@@ -45,6 +45,8 @@ class Foreign:
 
 CONNECT = Foreign("connect", 9000, 21500, 9001, 21501, 5000, 5001)
 ENVOY = Foreign("envoy", 9010, 21510, 9011, 21511, 5010, 5011)
+HTTP2_PORT, HTTP2_SIDECAR = 9015, 21515
+"""Of `envoy-http2`."""
 PLAIN_PORT = 9020
 """Of the service `plain`, which has no sidecar."""
 UNKNOWN_PORT = 9030
@@ -191,6 +193,8 @@ def site(directory: Path) -> Iterator[Site]:
         for name in ("api", "connect-http", "envoy-http", "connect-impostor", "envoy-impostor"):
             entry = {"Kind": "service-defaults", "Name": name, "Protocol": "http"}
             consul.put("/v1/config", entry)
+        entry = {"Kind": "service-defaults", "Name": "envoy-http2", "Protocol": "http2"}
+        consul.put("/v1/config", entry)
         for foreign in (CONNECT, ENVOY):
             kind = foreign.kind
             api, store = ("api", foreign.api), ("store", foreign.store)
@@ -200,6 +204,7 @@ def site(directory: Path) -> Iterator[Site]:
             for name in (f"{kind}-http", f"{kind}-tcp"):
                 body = {"SourceName": "guest", "DestinationName": name, "Action": "deny"}
                 consul.call("POST", "/v1/connect/intentions", body)
+        _register(consul, "envoy-http2", HTTP2_PORT, HTTP2_SIDECAR)
         plain = {"Name": "plain", "Port": PLAIN_PORT, "Address": THERE}
         consul.put("/v1/agent/service/register", plain)
 
@@ -227,8 +232,9 @@ def site(directory: Path) -> Iterator[Site]:
                 running(name, [*command, f"-sidecar-for={name}", "-log-level=debug"], directory)
             )
         sidecars = Sidecars(consul, THERE, ["guest"])
-        sidecars.callee("envoy-http", ENVOY.http_sidecar, ENVOY.http, True)
-        sidecars.callee("envoy-tcp", ENVOY.tcp_sidecar, ENVOY.tcp, False)
+        sidecars.callee("envoy-http", ENVOY.http_sidecar, ENVOY.http, "http/1.1")
+        sidecars.callee("envoy-tcp", ENVOY.tcp_sidecar, ENVOY.tcp)
+        sidecars.callee("envoy-http2", HTTP2_SIDECAR, ENVOY.http, "h2", "http/1.1")
         sidecars.caller("envoy-http", ENVOY.api, "api", True)
         sidecars.caller("envoy-tcp", ENVOY.store, "store", False)
         stack.enter_context(sidecars.run(directory / "envoy"))

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from typing import Any
@@ -18,6 +19,7 @@ from tests.peers.site import (
     GREETING,
     GUEST,
     HERE,
+    HTTP2_PORT,
     PLAIN_PORT,
     THERE,
     UNKNOWN_PORT,
@@ -188,6 +190,16 @@ def test_envoy_tells_its_application_who_calls(running: Site) -> None:
 
 def test_websocket_to_envoy(running: Site) -> None:
     upgrade(running.connect(THERE, ENVOY.http, WEB))
+
+
+def test_http2_to_envoy(running: Site) -> None:
+    """Carried as tcp, it must still come out as HTTP/2: Envoy goes by what was agreed in TLS."""
+    command = ["setpriv", f"--reuid={WEB}", "--clear-groups", "curl", "-s", "-S", "-m", "5"]
+    command += ["--http2-prior-knowledge", "-w", " %{http_version}"]
+    command += [f"http://{THERE}:{HTTP2_PORT}/any"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.endswith(" 2"), done
+    assert json.loads(done.stdout[:-2])["target"] == "/any"
 
 
 # fleetmesh is called.

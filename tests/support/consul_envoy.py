@@ -39,11 +39,15 @@ class Sidecars:
     def sni(self, service: str) -> str:
         return f"{service}.default.dc1.internal.{self.trust_domain}"
 
-    def callee(self, service: str, port: int, app_port: int, http: bool) -> None:
-        """The public listener of `service`. Of http it takes connections for its own SNI alone,
-        as a mesh gateway does, or a service that is exported to a peer."""
+    def callee(self, service: str, port: int, app_port: int, *alpn: str) -> None:
+        """`alpn` is what Consul's Envoy names for http: `http/1.1`, for http2 and grpc `h2` before
+        it, and nothing for tcp.
+
+        The public listener of `service`. Of http it takes connections for its own SNI alone, as
+        a mesh gateway does, or a service that is exported to a peer."""
         local = f"local_app_{service}"
         self._cluster(local, "127.0.0.1", app_port)
+        http = bool(alpn)
         chain = {
             "filter_chain_match": {"server_names": [self.sni(service)] if http else []},
             "filters": _http(local, self._rules(), True) if http else _tcp(local, self._rules()),
@@ -53,7 +57,7 @@ class Sidecars:
                     "@type": f"{_TLS}.DownstreamTlsContext",
                     "common_tls_context": {
                         **self._certificates(service),
-                        **({"alpn_protocols": ["http/1.1"]} if http else {}),
+                        "alpn_protocols": alpn,
                     },
                     "require_client_certificate": True,
                 },

@@ -47,7 +47,7 @@ class LocalEntry:
         self.leg = None if timeout is None else Leg(timeout)
 
 
-PlaceKey = tuple[str, str, str | None, str, int, str, str, float]
+PlaceKey = tuple[str, str, str | None, str, int, str, str, float, bool]
 
 
 class Table:
@@ -178,6 +178,7 @@ def _places(
             expected,
             target.sni,
             target.connect_timeout,
+            endpoint.shares,
         )
         place = table.places.get(key)
         if place is None and previous is not None:

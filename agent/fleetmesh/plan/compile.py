@@ -17,7 +17,7 @@ from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
 from fleetmesh.plan.observed import Observed, callable_services
 from fleetmesh.plan.outsiders import outsiders
-from fleetmesh.plan.registration import declared_meta, declares_auto
+from fleetmesh.plan.registration import declared_meta, declares_auto, is_ours
 from fleetmesh.plan.routing import routing
 from fleetmesh.settings import ServiceSettings, Settings, WithoutSidecar
 
@@ -308,6 +308,7 @@ def _endpoint(instance: Instance, only_passing: bool, wide: bool) -> Endpoint:
         weight=min(max(weight, 1), MAX_WEIGHT),
         health=health,
         meta=declared_meta(service.meta or {}),
+        shares=is_ours(service),
     )
 
 
