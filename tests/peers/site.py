@@ -47,6 +47,8 @@ CONNECT = Foreign("connect", 9000, 21500, 9001, 21501, 5000, 5001)
 ENVOY = Foreign("envoy", 9010, 21510, 9011, 21511, 5010, 5011)
 HTTP2_PORT, HTTP2_SIDECAR = 9015, 21515
 """Of `envoy-http2`."""
+WIRE_PORT, WIRE_UPSTREAM = 8002, 5012
+"""Of `wire`, whose application behind fleetmesh takes HTTP/2, and where envoy-http2 finds it."""
 PLAIN_PORT = 9020
 """Of the service `plain`, which has no sidecar."""
 UNKNOWN_PORT = 9030
@@ -181,9 +183,9 @@ def _register(
 
 @contextmanager
 def site(directory: Path) -> Iterator[Site]:
-    """web and guest are callers, api (http) and store (tcp) callees behind fleetmesh; the services
-    of CONNECT and ENVOY are both. guest may call none of those. `<kind>-impostor` is registered
-    at the sidecar of another service; `plain` has none."""
+    """web and guest are callers, api (http), store (tcp) and wire (http2) callees behind fleetmesh;
+    the services of CONNECT and ENVOY are both. guest may call none of those. `<kind>-impostor` is
+    registered at the sidecar of another service; `plain` has none."""
     with ExitStack() as stack:
         space = stack.enter_context(netns("interop"))
         stack.enter_context(inside(space.name))
@@ -193,8 +195,9 @@ def site(directory: Path) -> Iterator[Site]:
         for name in ("api", "connect-http", "envoy-http", "connect-impostor", "envoy-impostor"):
             entry = {"Kind": "service-defaults", "Name": name, "Protocol": "http"}
             consul.put("/v1/config", entry)
-        entry = {"Kind": "service-defaults", "Name": "envoy-http2", "Protocol": "http2"}
-        consul.put("/v1/config", entry)
+        for name in ("envoy-http2", "wire"):
+            entry = {"Kind": "service-defaults", "Name": name, "Protocol": "http2"}
+            consul.put("/v1/config", entry)
         for foreign in (CONNECT, ENVOY):
             kind = foreign.kind
             api, store = ("api", foreign.api), ("store", foreign.store)
@@ -222,6 +225,7 @@ def site(directory: Path) -> Iterator[Site]:
         mesh.declare("guest", 8081, user="games", protocol="http")
         mesh.declare("api", 8000, protocol="http")
         mesh.declare("store", 8001, protocol="tcp")
+        mesh.declare("wire", WIRE_PORT)
         mesh.start()
         one = Site(space, consul, mesh, applications)
         mesh.eventually(lambda: _registered(mesh), "registrations")
@@ -235,6 +239,8 @@ def site(directory: Path) -> Iterator[Site]:
         sidecars.callee("envoy-http", ENVOY.http_sidecar, ENVOY.http, "http/1.1")
         sidecars.callee("envoy-tcp", ENVOY.tcp_sidecar, ENVOY.tcp)
         sidecars.callee("envoy-http2", HTTP2_SIDECAR, ENVOY.http, "h2", "http/1.1")
+        sidecars.application(WIRE_PORT, 8000)
+        sidecars.caller("envoy-http2", WIRE_UPSTREAM, "wire", True, True)
         sidecars.caller("envoy-http", ENVOY.api, "api", True)
         sidecars.caller("envoy-tcp", ENVOY.store, "store", False)
         stack.enter_context(sidecars.run(directory / "envoy"))

@@ -24,6 +24,7 @@ from tests.peers.site import (
     THERE,
     UNKNOWN_PORT,
     WEB,
+    WIRE_UPSTREAM,
     Foreign,
     Site,
     eventually,
@@ -151,8 +152,11 @@ def test_a_foreign_callee_denies_as_consul_says(running: Site, foreign: Foreign)
     """guest is kept out of what web may call. Envoy says so by request, Consul's proxy ends
     the connection once it knows who calls."""
     assert not running.answered(THERE, foreign.tcp, GUEST)
-    status = running.get(THERE, foreign.http, GUEST)
-    assert status == (403 if foreign is ENVOY else 503)
+    connection = running.call(THERE, foreign.http, GUEST)
+    connection.request("GET", "/any")
+    answer = connection.getresponse()
+    expected = (403, None) if foreign is ENVOY else (503, "upstream_reset")
+    assert (answer.status, answer.headers["x-fleetmesh-reason"]) == expected
     assert running.answered(THERE, foreign.tcp, WEB)
 
 
@@ -252,6 +256,15 @@ def test_intentions_hold_for_a_foreign_caller(running: Site, foreign: Foreign) -
 
 def test_websocket_from_envoy(running: Site) -> None:
     upgrade(running.connect("127.0.0.1", ENVOY.api))
+
+
+def test_http2_from_envoy(running: Site) -> None:
+    """Its caller speaks HTTP/1.1 to it, and it HTTP/2 to the application behind fleetmesh."""
+    connection = running.call("127.0.0.1", WIRE_UPSTREAM)
+    connection.request("POST", "/any", b"x" * LARGE)
+    answer = connection.getresponse()
+    assert answer.headers["x-protocol"] == "HTTP/2"
+    assert json.loads(answer.read())["length"] == LARGE
 
 
 # A service of the catalog without a sidecar, and one address that is no service at all.

@@ -16,6 +16,14 @@ from tests.support.envoy import ENVOY
 _TYPE = "type.googleapis.com/envoy.extensions"
 _NETWORK = f"{_TYPE}.filters.network"
 _TLS = f"{_TYPE}.transport_sockets.tls.v3"
+_HTTP2 = {
+    "typed_extension_protocol_options": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": f"{_TYPE}.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }
+    }
+}
 
 
 class Sidecars:
@@ -66,7 +74,19 @@ class Sidecars:
         inspector = {"@type": f"{_TYPE}.filters.listener.tls_inspector.v3.TlsInspector"}
         self._listen(self._address, port, chain, inspector)
 
-    def caller(self, service: str, port: int, upstream: str, http: bool) -> None:
+    def application(self, port: int, app_port: int) -> None:
+        """No sidecar: an application of loopback that takes HTTP/2 as well, and says which
+        version it was in `x-protocol`."""
+        name = f"application_{port}"
+        self._cluster(name, "127.0.0.1", app_port)
+        header = {"header": {"key": "x-protocol", "value": "%PROTOCOL%"}}
+        filters = _http(name, None, False)
+        filters[0]["typed_config"]["route_config"]["response_headers_to_add"] = [header]
+        self._listen("127.0.0.1", port, {"filters": filters})
+
+    def caller(
+        self, service: str, port: int, upstream: str, http: bool, http2: bool = False
+    ) -> None:
         """A listener of loopback where the application of `service` finds `upstream`."""
         instance = self._consul.get(f"/v1/health/connect/{upstream}")[0]["Service"]
         context = {
@@ -79,6 +99,7 @@ class Sidecars:
             instance["Address"],
             instance["Port"],
             transport_socket={"name": "tls", "typed_config": context},
+            **(_HTTP2 if http2 else {}),
         )
         filters = _http(self.sni(upstream), None, False) if http else _tcp(self.sni(upstream), None)
         self._listen("127.0.0.1", port, {"filters": filters})
