@@ -11,13 +11,14 @@ from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Protocol, Target, Upstream
 from fleetmesh.plan.addresses import addresses
+from fleetmesh.plan.adoption import is_ours
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
 from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
 from fleetmesh.plan.observed import Observed, callable_services
 from fleetmesh.plan.outsiders import outsiders
-from fleetmesh.plan.registration import declared_meta, declares_auto, is_ours
+from fleetmesh.plan.registration import declared_meta, declares_auto
 from fleetmesh.plan.routing import routing
 from fleetmesh.settings import ServiceSettings, Settings, WithoutSidecar
 
