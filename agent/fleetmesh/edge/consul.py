@@ -188,8 +188,9 @@ class ConsulClient:
         if query.filter:
             params.append(("filter", query.filter))
         path = f"/v1/health/connect/{query.service}"
-        if query.gateway:
+        if query.gateway or query.own:
             path = f"/v1/health/service/{query.service}"
+        if query.gateway:
             params.append(("filter", 'Service.Kind == "mesh-gateway"'))
         try:
             return await self._list(path, tuple[Instance, ...], index, params)

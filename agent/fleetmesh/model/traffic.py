@@ -31,7 +31,10 @@ class Health(enum.StrEnum):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One instance's sidecar. `id` is unique in its target: `<node>/<sidecar's service id>`."""
+    """One instance's sidecar. `id` is unique in its target: `<node>/<sidecar's service id>`.
+
+    `shares`: it may take TCP streams one after another on a connection, as fleetmesh does.
+    """
 
     id: str
     address: str
@@ -40,6 +43,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     weight: int = 1
     health: Health = Health.PASSING
     meta: dict[str, str] = {}
+    shares: bool = True
 
 
 class HashPolicy(msgspec.Struct, frozen=True):

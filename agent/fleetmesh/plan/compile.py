@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import msgspec
 from msgspec.structs import replace
 
@@ -12,14 +10,17 @@ from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Protocol, Target, Upstream
+from fleetmesh.plan.addresses import addresses
+from fleetmesh.plan.adoption import is_ours
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
 from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
 from fleetmesh.plan.observed import Observed, callable_services, called, chain_of
+from fleetmesh.plan.outsiders import outsiders
 from fleetmesh.plan.registration import declared_meta, declares_auto
 from fleetmesh.plan.routing import routing
-from fleetmesh.settings import ServiceSettings, Settings
+from fleetmesh.settings import ServiceSettings, Settings, WithoutSidecar
 
 NODE_CHECK = "serfHealth"
 EXAMINING = frozenset({"tcp", "http", "grpc", "h2ping", "udp", "docker", "script", "alias"})
@@ -72,6 +73,8 @@ def compile_snapshot(
             upstreams=upstreams,
             default_allow=bool(observed.default_allow),
             mesh_destinations_only=settings.mesh_destinations_only,
+            outsiders=outsiders(settings, observed),
+            refuse_outsiders=settings.without_sidecar is WithoutSidecar.REFUSE,
         ),
         (*warnings, *defaults.problems(), *more),
     )
@@ -323,6 +326,7 @@ def _endpoint(instance: Instance, only_passing: bool, wide: bool) -> Endpoint:
         weight=min(max(weight, 1), MAX_WEIGHT),
         health=health,
         meta=declared_meta(service.meta or {}),
+        shares=is_ours(service),
     )
 
 
@@ -339,20 +343,9 @@ def _destinations(instances: tuple[Instance, ...]) -> tuple[Destination, ...]:
     """Every address of an instance with its application's port, and its virtual address."""
     found: set[Destination] = set()
     for instance in instances:
-        service = instance.service
-        if service.proxy is None or not service.proxy.local_port:
-            continue
-        tagged = service.tagged_addresses or {}
-        addresses = {service.address or instance.node.address}
-        addresses.update(
-            tagged[tag].address
-            for tag in ("lan_ipv4", "lan_ipv6", "consul-virtual")
-            if tag in tagged
-        )
-        for address in addresses:
-            canonical = _canonical(address)
-            if canonical is not None:
-                found.add((canonical, service.proxy.local_port))
+        proxy = instance.service.proxy
+        if proxy is not None and proxy.local_port:
+            found.update((address, proxy.local_port) for address in addresses(instance))
     return tuple(sorted(found))
 
 
@@ -365,11 +358,3 @@ def owner(instances: tuple[Instance, ...], destination: Destination) -> str | No
         if instance.service.proxy is not None and destination in _destinations((instance,))
     }
     return min(found - {""}, default=None)
-
-
-def _canonical(address: str) -> str | None:
-    """The text form that sockets report; None for a name."""
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        return None

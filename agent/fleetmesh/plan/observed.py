@@ -110,6 +110,7 @@ def wanted_watches(
     watches = host_watches(settings)
     for name in upstreams:
         watches |= upstream_watches(name, observed)
+    watches.update(map(WatchInstances, outsider_queries(settings, observed).values()))
     return frozenset(watches)
 
 
@@ -181,6 +182,23 @@ def called(observed: Observed) -> tuple[str, ...]:
         and observed.instances.get(own_instances(key, observed))
         and chain_of(key, observed) is not None
     )
+
+
+def outsider_queries(settings: Settings, observed: Observed) -> dict[str, InstanceQuery]:
+    """The services that have no sidecar, and what to ask of each: none unless a setting is about
+    them.
+
+    The catalog tells of a sidecar under its usual name; under another it is known by its
+    instances.
+    """
+    if settings.without_sidecar is None:
+        return {}
+    catalog = observed.catalog or frozenset()
+    return {
+        name: InstanceQuery(name, own=True)
+        for name in callable_services(catalog)
+        if name + SIDECAR_SUFFIX not in catalog and not observed.instances.get(InstanceQuery(name))
+    }
 
 
 def callable_services(catalog: Iterable[str]) -> tuple[str, ...]:

@@ -84,14 +84,14 @@ class OutboundArrival(Quiet):
         """Past the mesh, or nowhere: None then."""
         plane = self._plane
         address, port = destination
-        if plane.table.snapshot.mesh_destinations_only:
-            site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
-            plane.refused(
-                site, Refusal.UNKNOWN_DESTINATION, peer_name(transport), f"to {address} port {port}"
-            )
+        site = PassthroughSite(plane, self._service, address, port)
+        site.destination = plane.table.outsiders.get(destination, "")
+        refusal = plane.table.closed(destination)
+        if refusal is not None:
+            plane.refused(site, refusal, peer_name(transport), f"to {address} port {port}")
             transport.abort()
             return None
-        passing = TcpArrival(plane, PassthroughSite(plane, self._service, address, port))
+        passing = TcpArrival(plane, site)
         hand_over(transport, passing)
         return passing
 

@@ -31,6 +31,13 @@ class OnStop(enum.StrEnum):
     CLOSED = "closed"
 
 
+class WithoutSidecar(enum.StrEnum):
+    """What becomes of connections to a service of the catalog that has no sidecar."""
+
+    PASSTHROUGH = "passthrough"
+    REFUSE = "refuse"
+
+
 class ConsulSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`address` is the local Consul agent's HTTP API. The token is read from a file, so that it
     stands in no world-readable setting. The other files are PEM, for https: the CAs to trust (the
@@ -213,6 +220,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, kinds.WORKERS] = 0
     on_stop: OnStop = OnStop.OPEN
     mesh_destinations_only: bool = False
+    without_sidecar: WithoutSidecar | None = None
     drain_timeout: Annotated[float, kinds.DRAIN] = 5.0
     log_level: Annotated[str, kinds.LOG_LEVEL] = "info"
     metrics_address: Annotated[str, kinds.HOST_PORT] = "127.0.0.1:15020"

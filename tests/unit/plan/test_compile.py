@@ -106,6 +106,13 @@ def test_protocols_newer_than_http_are_carried_as_tcp(protocol: str, served: str
     assert api(observed(instance(), chains=chains)).protocol == served
 
 
+def test_only_sidecars_of_fleetmesh_are_offered_to_share_connections() -> None:
+    """Others may take the protocol that TLS agrees on for the one that follows."""
+    assert not endpoint(instance()).shares
+    assert not endpoint(instance(Meta={"managed-by": "hand"})).shares
+    assert endpoint(instance(Meta={"managed-by": "fleetmesh"})).shares
+
+
 AUTO = {"Meta": {"fleetmesh-protocol": "auto"}}
 
 

@@ -24,7 +24,7 @@ from fleetmesh.plan.observed import (
     wanted_watches,
 )
 from fleetmesh.plan.subsets import ServiceResolver
-from fleetmesh.settings import ServiceSettings, Settings
+from fleetmesh.settings import ServiceSettings, Settings, WithoutSidecar
 
 SETTINGS = Settings(address="10.0.0.1", services=(ServiceSettings(name="web", port=8080),))
 BASE = {
@@ -55,6 +55,20 @@ def test_chain_only_of_services_with_sidecars() -> None:
     assert WatchChain("api") not in wanted_watches(SETTINGS, seen, {"api"})
     seen = Observed(catalog=frozenset({"api"}), instances={API: (instance(),)})
     assert WatchChain("api") in wanted_watches(SETTINGS, seen, {"api"})
+
+
+def test_instances_without_a_sidecar_only_where_a_setting_is_about_them() -> None:
+    """Not of services that have one, under whatever name."""
+    odd = InstanceQuery("odd")
+    seen = Observed(
+        catalog=frozenset({"consul", "db", "api", "api-sidecar-proxy", "odd"}),
+        instances={odd: (instance("odd"),)},
+    )
+    own = WatchInstances(InstanceQuery("db", own=True))
+    assert own not in wanted_watches(SETTINGS, seen, ())
+    for setting in WithoutSidecar:
+        watches = wanted_watches(replace(SETTINGS, without_sidecar=setting), seen, ())
+        assert watches - wanted_watches(SETTINGS, seen, ()) == {own}
 
 
 def test_redirected_chain_adds_the_targets_instances() -> None:
