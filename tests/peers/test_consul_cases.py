@@ -34,7 +34,7 @@ pytestmark = [
 TABLE = "Consul's cases"
 GRPC_PING = Path(__file__).parent / "programs/grpc_ping.mjs"
 PATIENCE = 10.0
-DENIAL = "intention_denied"
+DENIAL = "denied"
 DENIED = (("s1", "s2"),)
 REQUESTS = 1000
 # The square of 3.9 standard deviations: one run in 10,000 is beyond it by chance.

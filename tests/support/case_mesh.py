@@ -49,6 +49,7 @@ class Fortio(BaseHTTPRequestHandler):
     """As much of `fortio server` as the cases need: echoes a POST, dumps its environment."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     name = ""
 
     def do_GET(self) -> None:
