@@ -24,8 +24,15 @@ CALLER, CALLEE = "10.99.7.1", "10.99.7.2"
 CALLING_USER, CALLING_UID = "daemon", 1
 METRICS = 1234  # where the cases want s1's
 # Which agent serves which instance: no two of one service, for a host has each service once.
-HOMES = {"s1": "caller", "s2": "first", "s3": "first", "s2-v1": "second", "s2-v2": "third"}
-PORTS = {"s1": 8080, "s2": 8181, "s2-v1": 8182, "s2-v2": 8183, "s3": 8282}
+HOMES = {
+    "s1": "caller",
+    "s2": "first",
+    "s2-v1": "second",
+    "s2-v2": "third",
+    "s3": "first",
+    "s4": "first",
+}
+PORTS = {"s1": 8080, "s2": 8181, "s2-v1": 8182, "s2-v2": 8183, "s3": 8282, "s4": 8382}
 PATIENCE = 10.0
 
 Fields = dict[str, str]
@@ -117,8 +124,12 @@ class CaseMesh:
         """`count` answers to s1's user on one connection to what it has at localhost:`port`. No
         port is bound for that: capture takes connections to the service's own address."""
         return self.space.call(
-            self._request, self.port(port), method, path, count, fields or {}, uid=CALLING_UID
+            self._request, port, method, path, count, fields or {}, uid=CALLING_UID
         )
+
+    def connection(self, port: int) -> http.client.HTTPConnection:
+        """To the same; for a thread that is in the caller's namespace and has s1's user."""
+        return http.client.HTTPConnection(CALLEE, self.port(port), timeout=PATIENCE)
 
     def dial(self, port: int) -> socket.socket:
         """A connection of s1's user to the same."""
@@ -160,8 +171,7 @@ class CaseMesh:
         self, port: int, method: str, path: str, count: int, fields: Fields
     ) -> list[Reply]:
         replies = []
-        connection = http.client.HTTPConnection(CALLEE, port, timeout=PATIENCE)
-        with contextlib.closing(connection):
+        with contextlib.closing(self.connection(port)) as connection:
             for _ in range(count):
                 body = b"hello" if method == "POST" else None
                 connection.request(method, path, body, {"Host": "localhost:5000", **fields})
