@@ -18,8 +18,8 @@ FIRST_BACKOFF = 0.25
 MAX_BACKOFF = 5.0
 """Seconds; low, because the agent that is asked is on this host."""
 BURST = 64
-"""Answers that may come without a pause, refilled at `RATE` a second: one who shifts weights step by
-step, fifty times, waits for none of them."""
+"""Answers that may come without a pause, refilled at `RATE` a second: one who shifts weights fifty
+times, step by step, waits for none of them."""
 RATE = 2.0
 
 
