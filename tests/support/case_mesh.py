@@ -200,8 +200,9 @@ class CaseMesh:
         )
 
     def _reload(self) -> None:
+        """A port that an agent has just given up may be its workers' for a moment still."""
         for one in self.agents.values():
-            assert one.ask("POST", "/v1/reload")[0] == 200, one.log()[-2000:]
+            one.eventually(lambda one=one: one.ask("POST", "/v1/reload")[0] == 200, "a reload")  # type: ignore[misc]
 
     def _clear(self) -> None:
         for intention in self.consul.get("/v1/connect/intentions") or ():
