@@ -100,6 +100,18 @@ def unrouted(path: str, method: str = "GET", header: str = "") -> Check:
     return Check(f"beyond upstream: {method} {path} ({header}) takes no route", holds)
 
 
+def once(status: int, wanted: int) -> Check:
+    """What becomes of a first answer with `status` on the route with retries; upstream leaves that
+    to be tested."""
+
+    def holds(mesh: CaseMesh) -> str:
+        fields = {"x-test-debug": "regex-path", "x-fail": f"{status} {time.monotonic_ns()}"}
+        reply = mesh.call(5000, "GET", "/debug?env=dump", fields=fields)[0]
+        return wrong((reply.status, reply.backend), (wanted, "s2-v2"))
+
+    return Check(f"beyond upstream: {status} on the route with retries ends as {wanted}", holds)
+
+
 def preamble(healthy: dict[str, int]) -> list[Line]:
     """The lines that all cases share, for a case whose services and their sidecars are those of
     `healthy`: service → instances."""
@@ -268,6 +280,9 @@ ROUTES = [
     name("s2-v2", "/qp-regex"),
     name("s2-v2", "/method-match"),
     name("s2-v1"),
+    once(500, 200),
+    once(512, 200),
+    once(503, 503),
     unrouted("/exact/debug/more?env=dump"),
     unrouted("/hdr-regex/debug?env=dump", header="regexxx"),
     unrouted("/hdr-invert/debug?env=dump", header="not-this"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from tests.support.agent import Agent, agent, inside
 from tests.support.consul import ConsulServer, consul_binary
@@ -53,13 +53,22 @@ class Member(ConsulServer):
 
 
 class Fortio(BaseHTTPRequestHandler):
-    """As much of `fortio server` as the cases need: echoes a POST, dumps its environment."""
+    """As much of `fortio server` as the cases need: echoes a POST, dumps its environment.
+
+    The first request with a given `X-Fail: <status> <word>` gets that status.
+    """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     name = ""
+    failed: ClassVar[set[str]] = set()
 
     def do_GET(self) -> None:
+        failure = self.headers.get("X-Fail", "")
+        if failure and failure not in self.failed:
+            self.failed.add(failure)
+            self._answer(int(failure.split()[0]), b"")
+            return
         path, _, query = self.path.partition("?")
         if path != "/debug" or query != "env=dump":
             self._answer(404, self.path.encode())
