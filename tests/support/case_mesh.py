@@ -209,7 +209,7 @@ class CaseMesh:
         )
 
     def _reload(self) -> None:
-        """A port that an agent has just given up may be its workers' for a moment still."""
+        """The service manager may hold a port that was just given up for a moment still."""
         for one in self.agents.values():
             one.eventually(lambda one=one: one.ask("POST", "/v1/reload")[0] == 200, "a reload")  # type: ignore[misc]
 
