@@ -137,9 +137,12 @@ def _endpoints(endpoints: Sequence[EndpointState]) -> Iterator[str]:
 
 
 def _decision(decision: Decision) -> Iterator[str]:
-    word = {True: "allows", False: "denies", None: "not known"}[decision.allowed]
-    precedence = f", precedence {decision.precedence}" if decision.precedence else ""
-    yield _row("  intention", f"{word}: {decision.because}{precedence} [{decision.basis}]")
+    text = "not known"
+    if decision.allowed is not None:
+        text = f"{'allows' if decision.allowed else 'denies'}: {decision.because}"
+    if decision.precedence:
+        text += f", precedence {decision.precedence}"
+    yield _row("  intention", f"{text} [{decision.basis}]")
     if decision.consul is not None:
         answer = "allows" if decision.consul else "denies"
         yield _row("", f"Consul's own answer for a connection: {answer}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from fleetmesh.core.authz import Authorizer, Verdict
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table
@@ -39,17 +41,17 @@ class Callees:
         consul = self._consul.get(destination)
         authorizer, basis = self._authorizer(destination)
         if authorizer is None:
-            because = "not told" if consul is not None else "not known"
-            basis = ASKED if consul is not None else NOWHERE
-            return Decision(destination, consul, because, basis, consul=consul)
+            if consul is None:
+                return Decision(destination, None, "", NOWHERE)
+            return Decision(destination, consul, _says(consul), ASKED, consul=consul)
         by_request = authorizer.rules(self._source) is not None
         verdict = authorizer.explain(self._source, head)
-        note = ""
-        allowed = verdict.allowed
+        told = _told(destination, verdict, basis, consul)
         # Of permissions Consul says only that they allow no connection.
-        if basis == LISTED and consul is not None and not by_request and consul != allowed:
-            allowed, note = consul, LACKING
-        return _told(destination, verdict, allowed, basis, consul, note)
+        if basis == HERE or consul is None or by_request or consul == verdict.allowed:
+            return told
+        because = f"{_says(consul)}; as listed here: {told.because}"
+        return replace(told, allowed=consul, because=because, note=LACKING)
 
     def _authorizer(self, destination: str) -> tuple[Authorizer | None, str]:
         local = self._table.services.get(destination)
@@ -62,16 +64,13 @@ class Callees:
         return Authorizer(intentions, observed.default_allow), LISTED
 
 
-def _told(
-    destination: str,
-    verdict: Verdict,
-    allowed: bool,
-    basis: str,
-    consul: bool | None,
-    note: str,
-) -> Decision:
-    because, permission = str(verdict), verdict.rule
+def _told(destination: str, verdict: Verdict, basis: str, consul: bool | None) -> Decision:
+    because = str(verdict)
     if verdict.ambiguous:
         because += f" (the request's {verdict.ambiguous} can be read in more than one way)"
     precedence = verdict.intention.precedence if verdict.intention else 0
-    return Decision(destination, allowed, because, basis, precedence, permission, consul, note)
+    return Decision(destination, verdict.allowed, because, basis, precedence, verdict.rule, consul)
+
+
+def _says(allowed: bool) -> str:
+    return "Consul allows it" if allowed else "Consul denies it"

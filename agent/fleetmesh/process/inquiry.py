@@ -18,6 +18,7 @@ from fleetmesh.edge.consul import (
 )
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.plan.answers import Roots
 from fleetmesh.plan.chain import InstanceQuery, queries
 from fleetmesh.plan.compile import compile_snapshot
 from fleetmesh.plan.observed import Observed, callable_services
@@ -40,7 +41,7 @@ async def explainer(
     """Of what Consul says at this moment; `services` are the upstreams of interest, all of the
     catalog if there are none. The certificates are those of `known`, what the agent has in force.
     Raises ConsulError."""
-    observed = await observe(client, settings, services, leaves=known is None)
+    observed = await observe(client, settings, services, known)
     compiled = compile_snapshot(settings, observed, known)
     if isinstance(compiled, list):
         return compiled
@@ -48,7 +49,7 @@ async def explainer(
 
 
 async def observe(
-    client: ConsulClient, settings: Settings, services: Iterable[str], leaves: bool
+    client: ConsulClient, settings: Settings, services: Iterable[str], known: Snapshot | None
 ) -> Observed:
     """Raises ConsulError."""
     node, datacenter = await _node(client)
@@ -72,12 +73,19 @@ async def observe(
         proxy_defaults=proxy_defaults.value,
     )
     local = [service.name for service in settings.services]
-    if leaves:
-        found = [(await client.leaf(name)).value for name in local]
-        observed = replace(observed, leaves={leaf.service: leaf for leaf in found})
+    missing = [name for name in local if name not in _certified(known, roots.value)]
+    found = [(await client.leaf(name)).value for name in missing]
+    observed = replace(observed, leaves={leaf.service: leaf for leaf in found})
     wanted = set(callable_services(catalog.value))
     wanted &= set(services) or wanted
     return await _upstreams(client, observed, wanted, wanted.union(local))
+
+
+def _certified(known: Snapshot | None, roots: Roots) -> set[str]:
+    """Whose certificates need not be asked for."""
+    if known is None or known.trust_domain != roots.trust_domain.lower():
+        return set()
+    return {service.name for service in known.services if service.leaf is not None}
 
 
 async def _node(client: ConsulClient) -> tuple[str, str]:
