@@ -135,6 +135,8 @@ def test_a_request_is_explained_step_by_step(mesh: Agent, ask: Asked) -> None:
     assert (target["subset"], target["connect_timeout"]) == ("v1", 3.0)
     assert [one["out"] for one in target["endpoints"]] == [""]
     assert target["spiffe_id"].endswith("/svc/api")
+    assert target["filter"] == 'Service.Meta.version == "v1"'
+    assert leg["steps"] == ["router:api.default", "resolver:v1.api.default.dc1"]
     assert leg["decision"]["because"] == "default policy: allow"
     assert leg["decision"]["basis"] == "in force on this host"
     assert found["identity"]["seconds_left"] > 3600
@@ -148,6 +150,10 @@ def test_shares_intentions_and_health_are_told(
     assert [(leg["share"], leg["refusal"]) for leg in found["legs"]] == [
         (9500, ""),
         (500, "no_endpoint"),
+    ]
+    assert [leg["steps"][1:] for leg in found["legs"]] == [
+        ["splitter:api.default", "resolver:v1.api.default.dc1"],
+        ["splitter:api.default", "resolver:v2.api.default.dc1"],
     ]
     consul.call(
         "POST",

@@ -75,6 +75,8 @@ def _identity(found: Explanation) -> str:
 def _leg(leg: LegState, divided: bool, http: bool) -> Iterator[str]:
     share = f"{leg.share / 100:g} % to " if divided else "to "
     yield f"{share}{_target(leg.target)}"
+    if leg.steps:
+        yield _row("  chain", " → ".join(leg.steps))
     if leg.refusal:
         yield _row("  refused", leg.refusal)
     if http:
@@ -101,6 +103,8 @@ def _target(target: TargetState) -> str:
 
 
 def _ends(target: TargetState) -> Iterator[str]:
+    if target.filter:
+        yield _row("  filter", target.filter)
     yield _row("  expects", f"{target.spiffe_id}")
     yield _row("  sni", target.sni)
     balancing = target.balancing

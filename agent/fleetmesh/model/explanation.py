@@ -101,7 +101,8 @@ class SpareState(msgspec.Struct, frozen=True):
 class TargetState(msgspec.Struct, frozen=True):
     """`serving` is the id of the target whose endpoints are used: its own, that of a failover, or
     none. `sni`, `spiffe_id` and `connect_timeout` are then those of that one. `picks` is the
-    endpoint that the request's hash leads to, where one does."""
+    endpoint that the request's hash leads to, where one does; `filter` is what instances must
+    fulfil, in Consul's words."""
 
     id: str
     service: str
@@ -118,6 +119,7 @@ class TargetState(msgspec.Struct, frozen=True):
     picks: str = ""
     max_connections: int = 0
     max_requests: int = 0
+    filter: str = ""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -136,9 +138,10 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class LegState(msgspec.Struct, frozen=True):
-    """Where a share of such requests goes. `refusal` is the code of what the caller's agent would
-    answer in its place. `timeout` 0.0 is none; `*_by` is what sets a value. `request_changes` are
-    the field lines that differ (`+`, `-`) on this request, `response_changes` what is asked for."""
+    """Where a share of such requests goes. `steps` are the nodes of Consul's chain on the way;
+    `refusal` the code of what the caller's agent would answer in its place. `timeout` 0.0 is none;
+    `*_by` is what sets a value. `request_changes` are the field lines that differ (`+`, `-`) on
+    this request, `response_changes` what is asked for."""
 
     share: int
     target: TargetState
@@ -151,6 +154,7 @@ class LegState(msgspec.Struct, frozen=True):
     idle_timeout_by: str = ""
     retries: int = 0
     retried: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
     request_changes: tuple[str, ...] = ()
     response_changes: tuple[str, ...] = ()
 

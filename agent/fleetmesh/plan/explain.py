@@ -121,8 +121,7 @@ class _Walk:
     def _concluded(
         self, base: Explanation, entry: UpstreamEntry, head: RequestHead | None
     ) -> Explanation:
-        observed = self._knowledge.observed
-        known = reasons(observed, entry.upstream.service) if observed else {}
+        known = reasons(self._knowledge.observed, entry.upstream.service)
         number = -1
         if head is not None and entry.matcher is not None:
             number = entry.matcher.find(head.method, head.target, head)
@@ -158,20 +157,22 @@ class _Walk:
                 route,
                 split,
                 request_head(self._question, knowledge.http.max_headers)[0],
+                known.steps(one.target.id, number, at),
             )
-            for share, one, split in shares(way, splits)
+            for share, one, split, at in shares(way, splits)
         )
 
 
-def shares(way: Way, splits: Sequence[Split]) -> list[tuple[int, Way, Split | None]]:
-    """Every way that a request of `way` may go, each as it is drawn, with its share."""
+def shares(way: Way, splits: Sequence[Split]) -> list[tuple[int, Way, Split | None, int]]:
+    """Every way that a request of `way` may go, each as it is drawn, with its share, its split and
+    that one's number."""
     if not way.divided:
-        return [(WHOLE, way, None)]
-    found: list[tuple[int, Way, Split | None]] = []
+        return [(WHOLE, way, None, 0)]
+    found: list[tuple[int, Way, Split | None, int]] = []
     start = 0
-    for split in splits:
+    for number, split in enumerate(splits):
         if split.weight > 0:
-            found.append((split.weight, way.drawn(start), split))
+            found.append((split.weight, way.drawn(start), split, number))
             start += split.weight
     return found
 
@@ -255,6 +256,12 @@ def _notes(upstream: Upstream, question: Question) -> list[str]:
             notes.append("the protocol is found out from the first bytes: these are HTTP")
         else:
             notes.append(f"on port {question.port} servers speak first: it is carried as tcp")
+    own = upstream.target
+    if own.service != upstream.service and not upstream.splits:
+        notes.append(
+            f"service-resolver/{upstream.service} redirects to {own.service} what no route takes "
+            "elsewhere"
+        )
     return notes
 
 

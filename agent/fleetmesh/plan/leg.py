@@ -67,6 +67,7 @@ class Legs:
         route: Route | None,
         split: Split | None,
         head: RequestHead,
+        steps: tuple[str, ...],
     ) -> LegState:
         """`way` is the one drawn from `whole`; `head` is judged, and changed here as they say."""
         if whole.rewrites:
@@ -88,6 +89,7 @@ class Legs:
         return LegState(
             share=share,
             target=target,
+            steps=steps,
             forwarded=forwarded,
             refusal="" if target.serving else Refusal.NO_ENDPOINT.code,
             decision=self._callees.decision(callee, head),
@@ -134,6 +136,7 @@ def target_state(
         id=said.id,
         service=said.service,
         subset=said.subset,
+        filter=reasons.filters.get(said.id, ""),
         datacenter=said.datacenter,
         endpoints=_endpoints(said, reasons),
         serving=serving,
@@ -156,7 +159,8 @@ def target_state(
 
 def _endpoints(target: Target, reasons: Reasons) -> tuple[EndpointState, ...]:
     return tuple(
-        state(endpoint, reasons.get((target.id, endpoint.id), "")) for endpoint in target.endpoints
+        state(endpoint, reasons.why.get((target.id, endpoint.id), ""))
+        for endpoint in target.endpoints
     )
 
 

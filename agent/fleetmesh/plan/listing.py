@@ -39,7 +39,7 @@ def endpoints(snapshot: Snapshot, service: str, knowledge: Knowledge) -> Endpoin
     observed = knowledge.observed
     if entry is None:
         return _unknown(service, list(table.upstreams))
-    known = reasons(observed, service) if observed else {}
+    known = reasons(observed, service)
     targets = tuple(
         target_state(entry, entry.targets[target.id], known, "")
         for target in entry.upstream.targets()

@@ -1,29 +1,61 @@
-"""Why instances get no traffic, in words: from the answers that the snapshot was compiled of."""
+"""Why instances get no traffic, and by which nodes a chain leads to them: from the answers that the
+snapshot was compiled of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from fleetmesh.model.explanation import EndpointState
 from fleetmesh.model.traffic import Endpoint, Health
-from fleetmesh.plan.answers import Instance
+from fleetmesh.plan.answers import Chain, Instance
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
 from fleetmesh.plan.observed import Observed
-
-Reasons = dict[tuple[str, str], str]
-"""By target and endpoint."""
 
 UNFIT = frozenset({"critical", "maintenance"})
 
 
-def reasons(observed: Observed, service: str) -> Reasons:
-    """Of the targets of `service`'s chain; none while Consul has not told it."""
-    return {
-        (target, endpoint_id(instance)): why
-        for target, resolution in _resolutions(observed, service).items()
+class Reasons(msgspec.Struct, frozen=True):
+    """Of the targets of one chain, all empty while Consul has not told it. `why` is by target and
+    endpoint, `filters` by target."""
+
+    why: dict[tuple[str, str], str] = {}
+    filters: dict[str, str] = {}
+    chain: Chain | None = None
+
+    def steps(self, target: str, route: int, split: int) -> tuple[str, ...]:
+        """The chain's nodes on the way to `target`, as Consul names them: by the rule number
+        `route`, -1 for the last one, and the `split` of that number. None where Consul has told
+        another chain than the one in force."""
+        chain = self.chain
+        if chain is None:
+            return ()
+        found = [chain.start]
+        node = chain.nodes.get(chain.start)
+        if node is not None and node.routes and route < len(node.routes):
+            found.append(node.routes[route].next_node)
+            node = chain.nodes.get(found[-1])
+        if node is not None and node.splits and split < len(node.splits):
+            found.append(node.splits[split].next_node)
+            node = chain.nodes.get(found[-1])
+        known = node is not None and node.resolver is not None and node.resolver.target == target
+        return tuple(found) if known else ()
+
+
+def reasons(observed: Observed | None, service: str) -> Reasons:
+    chain = observed.chains.get(service) if observed is not None else None
+    if observed is None or chain is None:
+        return Reasons()
+    found = resolutions(chain, observed.datacenter)[0]
+    why = {
+        (target, endpoint_id(instance)): reason
+        for target, resolution in found.items()
         for instance in observed.instances.get(resolution.query, ())
-        if (why := _why(instance, resolution))
+        if (reason := _why(instance, resolution))
     }
+    filters = {target: _filter(resolution) for target, resolution in found.items()}
+    return Reasons(why, filters, chain)
 
 
 def state(endpoint: Endpoint, why: str = "") -> EndpointState:
@@ -74,9 +106,9 @@ def endpoint_id(instance: Instance) -> str:
     return f"{instance.node.name}/{instance.service.id}"
 
 
-def _resolutions(observed: Observed, service: str) -> dict[str, Resolution]:
-    chain = observed.chains.get(service)
-    return {} if chain is None else resolutions(chain, observed.datacenter)[0]
+def _filter(resolution: Resolution) -> str:
+    parts = [resolution.query.filter, "OnlyPassing" if resolution.only_passing else ""]
+    return " and ".join(part for part in parts if part)
 
 
 def _why(instance: Instance, resolution: Resolution) -> str:

@@ -387,6 +387,12 @@ def test_a_match_without_criteria_has_no_parts() -> None:
     assert list(parts(Match())) == []
 
 
+def test_a_redirect_is_told() -> None:
+    elsewhere = target("cart", endpoint("one"), service="cart")
+    found = explained(snapshot(api(target=elsewhere)))
+    assert found.notes == ("service-resolver/api redirects to cart what no route takes elsewhere",)
+
+
 def test_each_share_has_its_own_leg() -> None:
     dead = endpoint("dead", health=Health.CRITICAL)
     splits = (

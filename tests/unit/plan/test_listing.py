@@ -88,7 +88,7 @@ def test_each_endpoint_says_why_it_is_out() -> None:
 def test_what_is_out_is_what_the_snapshot_leaves_out() -> None:
     seen = observed(*(instance(number=n, checks=("critical",) * (n % 2)) for n in (1, 2, 3)))
     (found,) = listed(seen).targets
-    why = {one for (_, one), reason in reasons(seen, "api").items() if reason}
+    why = {one for (_, one), reason in reasons(seen, "api").why.items() if reason}
     assert (
         why
         == {one.id for one in found.endpoints if one.out}
@@ -97,6 +97,12 @@ def test_what_is_out_is_what_the_snapshot_leaves_out() -> None:
             "node3/api-sidecar-proxy",
         }
     )
+
+
+def test_a_subsets_filter_is_told() -> None:
+    assert listed(observed(instance())).targets[0].filter == FILTER
+    strict = observed(instance(), OnlyPassing=True)
+    assert listed(strict).targets[0].filter == f"{FILTER} and OnlyPassing"
 
 
 def test_the_only_node_that_is_silent_serves_and_is_not_called_out() -> None:
