@@ -16,6 +16,7 @@ from fleetmesh.cli import (
     check,
     dataplane,
     explain,
+    hold,
     reload,
     requests,
     status,
@@ -66,6 +67,9 @@ app.command("endpoints")(explain.endpoints)
 app.command("check")(check.check)
 app.add_typer(capture.app, name="capture")
 app.command("validate")(validate.validate)
+app.add_typer(hold.maintenance, name="maintenance")
+app.command("drain")(hold.drain)
+app.command("undrain")(hold.undrain)
 app.command("reload")(reload.reload)
 app.command("dataplane")(dataplane.dataplane)
 app.command("version")(version.version)

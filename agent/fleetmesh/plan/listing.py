@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fleetmesh.core.retry import policy
+from fleetmesh.core.retry import Policy
 from fleetmesh.core.table import link
+from fleetmesh.core.way import Way
 from fleetmesh.model.explanation import Endpoints, EndpointState, Routes, RouteState
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
@@ -17,10 +18,13 @@ from fleetmesh.plan.outs import others, reasons
 
 
 def routes(snapshot: Snapshot, service: str) -> Routes | list[Problem]:
-    upstream = next((one for one in snapshot.upstreams if one.service == service), None)
-    if upstream is None:
-        return _unknown(service, [one.service for one in snapshot.upstreams])
-    found = [_rule(upstream, route) for route in upstream.routes]
+    table = link(snapshot, 0, None, 0)
+    entry = table.upstreams.get(service)
+    if entry is None:
+        return _unknown(service, list(table.upstreams))
+    upstream = entry.upstream
+    ways = zip(upstream.routes, entry.ways, strict=False)  # the default's way has no route
+    found = [_rule(upstream, route, way) for route, way in ways]
     rest = RouteState(
         "",
         f"service-router/{service}: the rest" if upstream.routes else "all requests",
@@ -61,7 +65,7 @@ def _unknown(service: str, known: Sequence[str]) -> list[Problem]:
     ]
 
 
-def _rule(upstream: Upstream, route: Route) -> RouteState:
+def _rule(upstream: Upstream, route: Route, way: Way) -> RouteState:
     target = route.target or upstream.target
     return RouteState(
         route.name,
@@ -69,7 +73,7 @@ def _rule(upstream: Upstream, route: Route) -> RouteState:
         route.match,
         words(route.match),
         _legs(target.id, route.splits),
-        tuple(_does(route, route.splits)),
+        tuple(_does(route, route.splits, way.leg.retries if way.leg is not None else None)),
     )
 
 
@@ -77,14 +81,13 @@ def _legs(target_id: str, splits: Sequence[Split]) -> tuple[tuple[int, str], ...
     return tuple((one.weight, one.target.id) for one in splits) or ((WHOLE, target_id),)
 
 
-def _does(route: Route, splits: Sequence[Split]) -> Iterator[str]:
+def _does(route: Route, splits: Sequence[Split], retries: Policy | None = None) -> Iterator[str]:
     if route.prefix_rewrite:
         yield f"rewrite to {route.prefix_rewrite}"
     if route.timeout is not None:
         yield f"timeout {route.timeout:g} s" if route.timeout else "no timeout"
     if route.idle_timeout is not None:
         yield f"idle timeout {route.idle_timeout:g} s"
-    retries = policy(route.retries)
     if retries is not None:
         yield f"{retries.count} retries after {', '.join(retried(retries))}"
     yield from _fields("request", route.request_fields, "")

@@ -53,7 +53,7 @@ class Answers:
 
 class Series(Tally):
     """The counters of one (direction, source, destination, kind); `answers` by route and status,
-    `retries` by route.
+    `retries` by route: those sent, and those that the budget did not allow.
 
     An array for each exact status costs less on the path than one for each class beside a count
     of the exact ones, and sums up to the same.
@@ -81,7 +81,7 @@ class Series(Tally):
         self.active = 0
         self.lived = 0.0
         self.answers: dict[str, dict[int, Answers]] = {}
-        self.retries: dict[str, int] = {}
+        self.retries: dict[str, list[int]] = {}
 
     def begin(self) -> None:
         self.opened += 1
@@ -103,7 +103,11 @@ class Series(Tally):
 
     def retried(self, route: str) -> None:
         """A request is sent once more."""
-        self.retries[route] = self.retries.get(route, 0) + 1
+        self.retries.setdefault(route, [0, 0])[0] += 1
+
+    def spared(self, route: str) -> None:
+        """It is not, for the budget is spent."""
+        self.retries.setdefault(route, [0, 0])[1] += 1
 
 
 class Telemetry:
@@ -149,7 +153,8 @@ class Telemetry:
                     series.lived,
                 )
             )
-            retries += [RetryCount(*who, *counted) for counted in series.retries.items()]
+            for route, counts in series.retries.items():
+                retries.append(RetryCount(*who, route, *counts))
             for route, by_status in series.answers.items():
                 for status, answers in by_status.items():
                     requests.append(RequestCount(*who, status, sum(answers.buckets), route))
