@@ -292,7 +292,9 @@ def test_what_is_explained_is_what_the_chain_says(consul_server: ConsulServer) -
             return
         write(consul_server, entries)
         chain = consul_server.get("/v1/discovery-chain/api")["Chain"]
-        state = replace(upstream_of(chain).snapshot, services=(local("web"),))
+        compiled = upstream_of(chain)
+        assert compiled.warnings == ()
+        state = replace(compiled.snapshot, services=(local("web"),))
         for method, url, headers in requests:
             question = Question("web", "api", 80, method, url, tuple(headers.items()))
             found = explain(state, question, NOW)
