@@ -199,6 +199,11 @@ class ConsulClient:
                 raise
             return await _refused(index, str(error))
 
+    async def registrations(self, service: str) -> Answer[tuple[Instance, ...]]:
+        """All instances of a service, with sidecars or without."""
+        path = f"/v1/health/service/{service}"
+        return await self._list(path, tuple[Instance, ...], 0, [("cached", "")])
+
     async def service_defaults(self, index: int = 0) -> Answer[tuple[ServiceDefaults, ...]]:
         return await self._entries("service-defaults", tuple[ServiceDefaults, ...], index)
 

@@ -17,6 +17,7 @@ from fleetmesh.edge import admin, metrics, systemd
 from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.edge.ktls import kernel_tls
 from fleetmesh.edge.metrics import Figures
+from fleetmesh.model.explanation import Question
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Snapshot
@@ -24,6 +25,7 @@ from fleetmesh.model.status import ConsulStatus, Status
 from fleetmesh.plan.holds import Hold, HoldKind
 from fleetmesh.plan.observed import WatchLeaf
 from fleetmesh.process import reporting
+from fleetmesh.process.explaining import Explainer
 from fleetmesh.process.front import Front
 from fleetmesh.process.mesh import Mesh
 from fleetmesh.process.tasks import TaskSet
@@ -208,6 +210,19 @@ class Agent:
 
     def snapshot(self) -> Snapshot | None:
         return self._front.snapshot
+
+    async def explain(self, question: Question) -> Any:
+        return await self._explainer().explanation(question)
+
+    async def routes(self, service: str) -> Any:
+        return await self._explainer().routes(service)
+
+    async def endpoints(self, service: str) -> Any:
+        return await self._explainer().endpoints(service)
+
+    def _explainer(self) -> Explainer:
+        front, observed = self._front, self._mesh.observer.observed
+        return Explainer(self._client, front.settings, front.snapshot, observed, front.generation)
 
     async def capture_view(self) -> Any:
         return await self._mesh.keeper.view()
