@@ -38,6 +38,7 @@ class Shown(msgspec.Struct, frozen=True):
 async def shown(port: int, roots: Sequence[str], leaf: Leaf) -> Shown:
     """The certificate behind `port`, its chain verified up to `roots`. Raises HandshakeError."""
     try:
+        expected = _first(leaf.chain)
         async with asyncio.timeout(PATIENCE):
             tls = await _greeted(port, _context(roots))
     except TimeoutError as error:
@@ -48,7 +49,7 @@ async def shown(port: int, roots: Sequence[str], leaf: Leaf) -> Shown:
         raise HandshakeError(str(error) or type(error).__name__) from error
     told = tls.getpeercert() or {}
     return Shown(
-        current=tls.getpeercert(binary_form=True) == _first(leaf.chain),
+        current=tls.getpeercert(binary_form=True) == expected,
         serial=str(told["serialNumber"]),
         not_before=float(ssl.cert_time_to_seconds(str(told["notBefore"]))),
         not_after=float(ssl.cert_time_to_seconds(str(told["notAfter"]))),
