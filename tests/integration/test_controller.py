@@ -472,8 +472,10 @@ def test_authority_rotates(consul: ConsulServer, mesh: Agent) -> None:
 
 WATCHER = """
 import contextlib, http.client, threading, time
+telling = threading.Lock()
 def say(*what):
-    print(*what, flush=True)
+    with telling:
+        print(*what, flush=True)
 def drip():
     while True:
         caller = http.client.HTTPConnection("10.99.1.1", 8000, timeout=5)
