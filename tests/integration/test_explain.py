@@ -84,7 +84,7 @@ def mesh(consul: ConsulServer, tmp_path: Path) -> Iterator[Agent]:
     for entry in ENTRIES:
         assert consul.put("/v1/config", entry) is True
     with agent(tmp_path / "agent", consul={"address": consul.address}) as one:
-        one.declare("web", 8080, user="daemon", protocol="http")
+        one.declare("web", 8080, user="daemon", protocol="http", upstreams=["cart"])
         one.declare("api", 8000, user="games", meta={"version": "v1"})
         one.start()
 
