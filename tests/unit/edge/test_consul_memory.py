@@ -1,4 +1,4 @@
-"""Answers that the Consul agent gives from its memory, against a server that is told what to say."""
+"""What the Consul agent answers from its memory, against a server that is told what to say."""
 
 from __future__ import annotations
 
