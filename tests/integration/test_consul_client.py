@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from tests.support.consul import ConsulServer, free_ports
 
 from fleetmesh.edge import consul
-from fleetmesh.edge.consul import ConsulClient, ConsulError, read_token
+from fleetmesh.edge.consul import ConsulClient, ConsulError
 from fleetmesh.plan.chain import InstanceQuery
 
 pytestmark = pytest.mark.consul
@@ -171,15 +170,6 @@ async def test_servers_without_acls_accept_any_token(consul_server: ConsulServer
     client = ConsulClient(consul_server.address, "anything")
     await client.check_token()
     await client.close()
-
-
-def test_token_is_read_without_its_line_end(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    file.write_text("secret\n")
-    assert read_token(str(file)) == "secret"
-    assert read_token(None) is None
-    with pytest.raises(ConsulError, match="token_file"):
-        read_token(str(tmp_path / "missing"))
 
 
 async def test_sidecars_are_found_by_address_and_port(

@@ -270,6 +270,7 @@ class _Asked:
 
     def _of_consul(self, service: str, question: Callable[[Any], Any]) -> Any:
         from fleetmesh.edge.consul import ConsulError
+        from fleetmesh.edge.consul_link import UnfitError
         from fleetmesh.process import inquiry
         from fleetmesh.settings import Settings
         from fleetmesh.settings.load import load
@@ -282,6 +283,9 @@ class _Asked:
             found = inquiry.asked(settings, service, self._snapshot(), question)
         except ConsulError as error:
             end(Exit.ERROR, f"consul: {error}")
+        except UnfitError as error:
+            tell([error.of(self._files[0])])
+            raise typer.Exit(Exit.ERROR) from None
         if isinstance(found, list):
             tell(found)
             raise typer.Exit(Exit.ERROR)

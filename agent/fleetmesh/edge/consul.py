@@ -48,6 +48,8 @@ REFUSALS = ("boolean expression", "No path to datacenter")
 """In the answer to a query whose filter is wrong, or whose datacenter is not joined."""
 REFUSED_PAUSE = 30.0
 """Seconds until what may not be read, or is not known to the server, is asked for again."""
+CACHED = ("cached", "")
+"""The Consul agent may answer from its memory."""
 MAX_CONNECTIONS = 1500
 """Held at once, one per blocking query; the agent's http_max_conns_per_client must allow it."""
 DEFAULT_POLICY_HEADER = "X-Consul-Default-Acl-Policy"
@@ -173,16 +175,21 @@ class ConsulClient:
     async def catalog(self, index: int = 0) -> Answer[CatalogServices]:
         return await self._get("/v1/catalog/services", CatalogServices, index=index)
 
+<<<<<<< HEAD
     async def chain(self, service: str, index: int = 0, datacenter: str = "") -> Answer[Chain]:
         """As seen from `datacenter`, the agent's own if that is empty."""
         params: Params = [("cached", "")]
         if datacenter:
             params.append(("compile-dc", datacenter))
         answer = await self._get(f"/v1/discovery-chain/{service}", ChainAnswer, params, index)
+=======
+    async def chain(self, service: str, index: int = 0) -> Answer[Chain]:
+        answer = await self._get(f"/v1/discovery-chain/{service}", ChainAnswer, [CACHED], index)
+>>>>>>> w6-outage2
         return Answer(answer.value.chain, answer.index, age=answer.age)
 
     async def instances(self, query: InstanceQuery, index: int = 0) -> Answer[tuple[Instance, ...]]:
-        params: Params = [("cached", "")]
+        params: Params = [CACHED]
         if query.datacenter:
             params.append(("dc", query.datacenter))
         if query.filter:
@@ -268,6 +275,18 @@ class ConsulClient:
     async def _get(
         self, path: str, kind: type[T], params: Params | None = None, index: int = 0
     ) -> Answer[T]:
+        answer = await self._ask(path, kind, params, index)
+        if not answer.age:
+            return answer
+        # The servers may be back: the Consul agent's memory looks for them once a minute.
+        try:
+            return await self._ask(path, kind, [p for p in params or () if p != CACHED])
+        except ConsulError:
+            return answer
+
+    async def _ask(
+        self, path: str, kind: type[T], params: Params | None = None, index: int = 0
+    ) -> Answer[T]:
         params = list(params or ())
         timeout = REQUEST_TIMEOUT
         if index:
@@ -285,7 +304,7 @@ class ConsulClient:
             value,
             _index(response.headers.get("X-Consul-Index")),
             None if policy is None else policy == "allow",
-            age=float(_index(response.headers.get("Age"))) if ("cached", "") in params else 0.0,
+            age=float(_index(response.headers.get("Age"))) if CACHED in params else 0.0,
         )
 
     async def _put(self, path: str, params: Params | None = None, data: bytes = b"") -> Response:

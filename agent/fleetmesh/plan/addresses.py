@@ -16,10 +16,11 @@ def addresses(instance: Instance) -> set[str]:
     tagged = service.tagged_addresses or {}
     written = {service.address or instance.node.address}
     written.update(tagged[tag].address for tag in TAGS if tag in tagged)
-    return {address for address in map(_canonical, written) if address is not None}
+    return {address for address in map(canonical, written) if address is not None}
 
 
-def _canonical(address: str) -> str | None:
+def canonical(address: str) -> str | None:
+    """The text form that sockets report; None for a name."""
     try:
         return str(ipaddress.ip_address(address))
     except ValueError:

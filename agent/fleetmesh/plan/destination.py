@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from fleetmesh.core.table import Table, UpstreamEntry
 from fleetmesh.model.explanation import Found, How, Question
+from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.plan.addresses import canonical
+from fleetmesh.plan.names import named, parse
 
 SERVICE = ".service.consul"
 
 
 def find(table: Table, question: Question) -> tuple[Found, UpstreamEntry | None]:
-    address = _canonical(question.host)
+    address = canonical(question.host)
     if question.service:
         entry = table.upstreams.get(question.service)
         found = Found(How.SERVICE, question.service) if entry else Found(How.NOTHING)
     elif address is not None:
         found, entry = _by_address(table, address, question.port)
     else:
-        found, entry = _by_name(table, question.host.lower().rstrip("."), question.port)
+        found, entry = _by_name(table, question.host, question.port)
     return found, entry
 
 
@@ -37,9 +38,10 @@ def _by_address(table: Table, address: str, port: int) -> tuple[Found, UpstreamE
 
 
 def _by_name(table: Table, name: str, port: int) -> tuple[Found, UpstreamEntry | None]:
+    name = name.lower().rstrip(".")
     if name.endswith(SERVICE):
         return _by_instances(table, name.removesuffix(SERVICE), port)
-    service = named(name)
+    service = key_of(name, table.snapshot)
     entry = table.upstreams.get(service)
     if entry is None:
         note = f"{name} names no upstream in force; look its address up and ask for that"
@@ -64,21 +66,9 @@ def _by_instances(table: Table, service: str, port: int) -> tuple[Found, Upstrea
     return Found(How.ADDRESS, service, note=note), entry
 
 
-def named(name: str) -> str:
-    """The upstream that a name in the mesh stands for: what is before `.mesh` or
-    `.virtual.consul`, and any other name as it is.
-
-    >>> named("api.mesh"), named("api.virtual.consul"), named("api")
-    ('api', 'api', 'api')
-    """
-    for zone in (".mesh", ".virtual.consul"):
-        if name.endswith(zone):
-            return name.removesuffix(zone)
-    return name
-
-
-def _canonical(host: str) -> str | None:
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return None
+def key_of(name: str, snapshot: Snapshot) -> str:
+    """The upstream that a name in the mesh stands for; any other name is a service's itself."""
+    name = name.lower().rstrip(".")
+    datacenters = {named(upstream.service).datacenter for upstream in snapshot.upstreams}
+    meant = parse(tuple(name.split(".")), datacenters | {snapshot.datacenter})
+    return name if meant is None else meant.key(snapshot.datacenter)

@@ -22,6 +22,8 @@ from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.status import ConsulStatus, Status
+from fleetmesh.plan.addresses import canonical
+from fleetmesh.plan.destination import key_of
 from fleetmesh.plan.holds import Hold, HoldKind
 from fleetmesh.plan.observed import WatchLeaf
 from fleetmesh.process import reporting
@@ -212,12 +214,21 @@ class Agent:
         return self._front.snapshot
 
     async def explain(self, question: Question) -> Any:
+        """Who asks of an upstream uses it, as if a connection had been made."""
+        snapshot, uses = self._front.snapshot, self._mesh.uses
+        address = canonical(question.host)
+        if address is not None:
+            await uses.resolve(address, question.port)
+        elif snapshot is not None:
+            await uses.want(question.service or key_of(question.host, snapshot))
         return await self._explainer().explanation(question)
 
     async def routes(self, service: str) -> Any:
+        await self._mesh.uses.want(service)
         return await self._explainer().routes(service)
 
     async def endpoints(self, service: str) -> Any:
+        await self._mesh.uses.want(service)
         return await self._explainer().endpoints(service)
 
     def _explainer(self) -> Explainer:

@@ -9,13 +9,8 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from fleetmesh.edge.consul import (
-    PROBE_DESTINATION,
-    PROBE_SOURCE,
-    ConsulClient,
-    ConsulError,
-    read_token,
-)
+from fleetmesh.edge import consul_link
+from fleetmesh.edge.consul import PROBE_DESTINATION, PROBE_SOURCE, ConsulClient, ConsulError
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.answers import Roots
@@ -31,8 +26,10 @@ AT_ONCE = 8
 
 
 def client_of(settings: Settings) -> ConsulClient:
-    """As the agent's own. Raises ConsulError."""
-    return ConsulClient(settings.consul.address, read_token(settings.consul.token_file))
+    """As the agent's own. Raises UnfitError."""
+    consul = settings.consul
+    token = consul_link.read_token(consul) or consul_link.source_token()
+    return ConsulClient(consul.address, token, consul_link.context(consul))
 
 
 async def explainer(

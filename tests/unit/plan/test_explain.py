@@ -37,7 +37,7 @@ from fleetmesh.model.traffic import (
 from fleetmesh.plan.answers import IntentionEntry
 from fleetmesh.plan.callee import ASKED, HERE, LACKING, LISTED, NOWHERE
 from fleetmesh.plan.criteria import parts
-from fleetmesh.plan.destination import named
+from fleetmesh.plan.destination import key_of
 from fleetmesh.plan.explain import Knowledge, explain, request_head
 from fleetmesh.plan.leg import changed
 from fleetmesh.plan.observed import Observed
@@ -313,7 +313,8 @@ def test_a_destination_is_found_as_workers_find_it() -> None:
     assert how("example.org") == (How.NOTHING, "")
     asked = replace(get(host="10.9.9.9"), service="api")
     assert explained(state, asked).upstream == "api"
-    assert named("v1.api.mesh") == "v1.api"
+    assert key_of("v1.api.mesh.", state) == f"v1.api.default.{state.datacenter}"
+    assert key_of("API.dc9.dc.mesh", state) == "api.default.dc9"
     other = explained(state, get(host="10.0.0.1", port=8001))
     assert "the mesh has port 8000" in other.found.note
 
