@@ -175,17 +175,12 @@ class ConsulClient:
     async def catalog(self, index: int = 0) -> Answer[CatalogServices]:
         return await self._get("/v1/catalog/services", CatalogServices, index=index)
 
-<<<<<<< HEAD
     async def chain(self, service: str, index: int = 0, datacenter: str = "") -> Answer[Chain]:
         """As seen from `datacenter`, the agent's own if that is empty."""
-        params: Params = [("cached", "")]
+        params: Params = [CACHED]
         if datacenter:
             params.append(("compile-dc", datacenter))
         answer = await self._get(f"/v1/discovery-chain/{service}", ChainAnswer, params, index)
-=======
-    async def chain(self, service: str, index: int = 0) -> Answer[Chain]:
-        answer = await self._get(f"/v1/discovery-chain/{service}", ChainAnswer, [CACHED], index)
->>>>>>> w6-outage2
         return Answer(answer.value.chain, answer.index, age=answer.age)
 
     async def instances(self, query: InstanceQuery, index: int = 0) -> Answer[tuple[Instance, ...]]:
@@ -209,7 +204,7 @@ class ConsulClient:
     async def registrations(self, service: str) -> Answer[tuple[Instance, ...]]:
         """All instances of a service, with sidecars or without."""
         path = f"/v1/health/service/{service}"
-        return await self._list(path, tuple[Instance, ...], 0, [("cached", "")])
+        return await self._list(path, tuple[Instance, ...], 0, [CACHED])
 
     async def service_defaults(self, index: int = 0) -> Answer[tuple[ServiceDefaults, ...]]:
         return await self._entries("service-defaults", tuple[ServiceDefaults, ...], index)
