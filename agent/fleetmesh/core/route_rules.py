@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from math import inf
 
 import re2
 
 from fleetmesh.balance import PICKERS
+from fleetmesh.core.fields import field_problems
 from fleetmesh.core.framing import TOKEN
+from fleetmesh.core.retry import CONDITIONS
 from fleetmesh.core.routes import compile_regex
 from fleetmesh.model.intention import Permission
 from fleetmesh.model.problem import Problem
@@ -18,6 +21,7 @@ from fleetmesh.model.traffic import (
     HashPolicy,
     Match,
     QueryMatch,
+    Retries,
     Route,
     Split,
     Target,
@@ -33,6 +37,7 @@ QUERY_KINDS = ("present", "exact", "regex")
 PATH_KINDS = ("path_exact", "path_prefix", "path_regex")
 HASH_KINDS = ("header", "cookie", "query", "source_address")
 LIMITS = ("max_connections", "max_pending_requests", "max_concurrent_requests")
+MOST_RETRIES = 100
 WHOLE = 10000  # the weights of all splits of one place, in hundredths of a percent
 # What may stand in a cookie's Path (RFC 6265 section 4.1.1), without what would need quoting.
 _COOKIE_PATH = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
@@ -70,6 +75,8 @@ def _splits(splits: Sequence[Split], at: str) -> Iterator[Problem]:
     for number, split in enumerate(splits):
         if not 0 <= split.weight <= WHOLE:
             yield Problem(f"{at}[{number}].weight", f"{split.weight} is not from 0 to {WHOLE}")
+        for said in ("request_fields", "response_fields"):
+            yield from field_problems(getattr(split, said), f"{at}[{number}].{said}")
     total = sum(split.weight for split in splits)
     if splits and total != WHOLE:
         yield Problem(at, f"the weights make {total}", f"Let them make {WHOLE}, which is 100 %")
@@ -131,9 +138,32 @@ def problems(routes: Sequence[Route], where: str) -> list[Problem]:
             found.append(Problem(f"{at}.name", f"{route.name} is the name of a route above"))
         names.add(route.name)
         found += match_problems(route.match, f"{at}.match")
+        found += _times(route, at)
+        found += _retries(route.retries, f"{at}.retries")
+        for said in ("request_fields", "response_fields"):
+            found += field_problems(getattr(route, said), f"{at}.{said}")
         found += _rewrite(route, f"{at}.prefix_rewrite")
         found += _splits(route.splits, f"{at}.splits")
     return found
+
+
+def _times(route: Route, at: str) -> Iterator[Problem]:
+    for key in ("timeout", "idle_timeout"):
+        seconds = getattr(route, key)
+        if seconds is not None and not 0 <= seconds < inf:
+            yield Problem(f"{at}.{key}", f"{seconds} is no time in seconds")
+
+
+def _retries(retries: Retries, at: str) -> Iterator[Problem]:
+    if not 0 <= retries.count <= MOST_RETRIES:
+        yield Problem(f"{at}.count", f"{retries.count} is not from 0 to {MOST_RETRIES}")
+    for number, condition in enumerate(retries.on):
+        if condition not in CONDITIONS:
+            remedy = f"Give one of {', '.join(sorted(CONDITIONS))}"
+            yield Problem(f"{at}.on[{number}]", f'"{condition}" is no condition', remedy)
+    for number, status in enumerate(retries.statuses):
+        if not 200 <= status <= 599:
+            yield Problem(f"{at}.statuses[{number}]", f"{status} is no answer's status code")
 
 
 def permission_problems(permission: Permission, at: str) -> list[Problem]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from fleetmesh.core.authz import Authorizer
+from fleetmesh.core.budget import Budget
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
-from fleetmesh.core.way import default_way, route_way
+from fleetmesh.core.way import Leg, default_way, route_way
+from fleetmesh.model.report import UnderWay
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -15,32 +17,40 @@ from fleetmesh.settings import UpstreamSettings
 class UpstreamEntry:
     """An upstream with its targets by id. `matcher` is None when it has no routes; `ways` are
     those of the routes in order, and last the default, which is where its -1 leads. `chooses`:
-    not every request just goes to the default's target."""
+    not every request just goes to the default's target. `budget` is what its retries share."""
 
-    __slots__ = ("chooses", "default", "matcher", "targets", "upstream", "ways")
+    __slots__ = ("budget", "chooses", "default", "matcher", "targets", "upstream", "ways")
 
     def __init__(
-        self, upstream: Upstream, targets: dict[str, TargetEntry], matcher: Matcher | None
+        self,
+        upstream: Upstream,
+        targets: dict[str, TargetEntry],
+        matcher: Matcher | None,
+        budget: Budget,
     ) -> None:
+        self.budget = budget
         self.upstream = upstream
         self.targets = targets
         self.matcher = matcher
         self.default = default_way(upstream, targets)
-        self.ways = [route_way(route, upstream, targets) for route in upstream.routes]
+        self.ways = [route_way(route, upstream, targets, budget) for route in upstream.routes]
         self.ways.append(self.default)
         self.chooses = matcher is not None or self.default.divided or self.default.leg is not None
 
 
 class LocalEntry:
-    """A service of this host: who may call it and the way to its application."""
+    """A service of this host: who may call it and the way to its application, with the leg of
+    every request that takes it."""
 
-    __slots__ = ("application", "authorizer", "service", "spiffe_id")
+    __slots__ = ("application", "authorizer", "leg", "service", "spiffe_id")
 
     def __init__(self, service: LocalService, default_allow: bool, application: Lane) -> None:
         self.service = service
         self.spiffe_id = str(service.spiffe_id)
         self.authorizer = Authorizer(service.intentions, default_allow)
         self.application = application
+        timeout = service.request_timeout
+        self.leg = None if timeout is None else Leg(timeout)
 
 
 PlaceKey = tuple[str, str, str | None, str, int, str, str, float]
@@ -78,6 +88,11 @@ class Table:
             lanes.extend(place.lanes())
         return lanes
 
+    def under_way(self) -> tuple[UnderWay, ...]:
+        """What goes on at the applications of this host, by service."""
+        pools = [(name, entry.application.pool) for name, entry in self.services.items()]
+        return tuple([UnderWay(name, pool.active + pool.opening) for name, pool in pools])
+
 
 def link(
     snapshot: Snapshot,
@@ -100,6 +115,8 @@ def link(
             service.port,
         ):
             application = Lane(service.id, service.address, service.port, keeping=keeping)
+        application.connect_timeout = service.connect_timeout
+        application.pool.limit(service.max_connections, 0, 0)
         local = LocalEntry(service, snapshot.default_allow, application)
         table.services[service.name] = local
         table.by_port[service.port] = local
@@ -140,7 +157,11 @@ def _upstream(
         )
     for target in upstream.targets():
         targets[target.id].fail_over([targets[other] for other in target.failover])
-    return UpstreamEntry(upstream, targets, matcher)
+    if known is not None:
+        budget = known.budget
+    else:
+        budget = Budget(keeping.retry_budget, keeping.min_retries_per_second)
+    return UpstreamEntry(upstream, targets, matcher, budget)
 
 
 def _places(

@@ -6,24 +6,38 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
+from fleetmesh.core.budget import Budget
+from fleetmesh.core.fields import Fields, fields
+from fleetmesh.core.retry import Policy, policy
 from fleetmesh.core.target import TargetEntry
-from fleetmesh.model.traffic import FieldChanges, Match, Retries, Route, Split, Target, Upstream
+from fleetmesh.model.traffic import FieldChanges, Match, Route, Split, Target, Upstream
 
-_UNCHANGED = FieldChanges()
-_ONCE = Retries()
 _SILENT = Route(name="")
+_UNCHANGED = FieldChanges()
 
 
 class Leg:
-    """The route and the split that a request took, where either says more than a target.
-    `timeout` is the route's or, where no route took it, the upstream's."""
+    """What a request is to be served with where anything is said of that beside its target.
 
-    __slots__ = ("route", "split", "timeout")
+    `timeout` and `idle_timeout` in seconds, None for the settings'; `request` and `response` change
+    the fields of either head; with `retries` None nothing is retried.
+    """
 
-    def __init__(self, route: Route | None, split: Split | None, timeout: float | None) -> None:
-        self.route = route
-        self.split = split
+    __slots__ = ("idle_timeout", "request", "response", "retries", "timeout")
+
+    def __init__(
+        self,
+        timeout: float | None,
+        idle_timeout: float | None = None,
+        retries: Policy | None = None,
+        request: Fields | None = None,
+        response: Fields | None = None,
+    ) -> None:
         self.timeout = timeout
+        self.idle_timeout = idle_timeout
+        self.retries = retries
+        self.request = request
+        self.response = response
 
 
 class Way:
@@ -78,40 +92,43 @@ class Way:
         return self._prefix + mark + query
 
 
-def route_way(route: Route, upstream: Upstream, targets: Mapping[str, TargetEntry]) -> Way:
-    return _way(route, route.target or upstream.target, route.splits, route.timeout, targets)
+def route_way(
+    route: Route, upstream: Upstream, targets: Mapping[str, TargetEntry], budget: Budget
+) -> Way:
+    retries = policy(route.retries, budget)
+    target = route.target or upstream.target
+    return _way(route, target, route.splits, route.timeout, retries, targets)
 
 
 def default_way(upstream: Upstream, targets: Mapping[str, TargetEntry]) -> Way:
     """Of what no route is for."""
-    return _way(None, upstream.target, upstream.splits, upstream.timeout, targets)
+    return _way(_SILENT, upstream.target, upstream.splits, upstream.timeout, None, targets)
 
 
 def _way(
-    route: Route | None,
+    route: Route,
     target: Target,
     splits: Sequence[Split],
     timeout: float | None,
+    retries: Policy | None,
     targets: Mapping[str, TargetEntry],
 ) -> Way:
-    said = route or _SILENT
-    speaks = (
-        timeout is not None
-        or said.idle_timeout is not None
-        or said.retries != _ONCE
-        or _changes(said)
-    )
+    idle_timeout = route.idle_timeout
 
-    def way(target_id: str, split: Split | None) -> Way:
+    def way(target_id: str, request: FieldChanges, response: FieldChanges) -> Way:
+        # As with Envoy: the split's changes come first, and the route's after them.
+        asked = fields(request, route.request_fields)
+        answered = fields(response, route.response_fields)
         leg = None
-        if speaks or (split is not None and _changes(split)):
-            leg = Leg(route, split, timeout)
-        return Way(said.name, targets[target_id], said.match, said.prefix_rewrite, leg)
+        if any(said is not None for said in (timeout, idle_timeout, retries, asked, answered)):
+            leg = Leg(timeout, idle_timeout, retries, asked, answered)
+        return Way(route.name, targets[target_id], route.match, route.prefix_rewrite, leg)
 
-    whole = way(target.id, None)
-    whole.divide([(split.weight, way(split.target.id, split)) for split in splits])
+    whole = way(target.id, _UNCHANGED, _UNCHANGED)
+    whole.divide(
+        [
+            (split.weight, way(split.target.id, split.request_fields, split.response_fields))
+            for split in splits
+        ]
+    )
     return whole
-
-
-def _changes(said: Route | Split) -> bool:
-    return said.request_fields != _UNCHANGED or said.response_fields != _UNCHANGED

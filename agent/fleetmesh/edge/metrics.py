@@ -149,6 +149,19 @@ def _traffic(traffic: Report) -> Iterable[Metric]:
     for r in traffic.requests:
         requests.add_metric([r.direction, r.source, r.destination, r.route, str(r.status)], r.count)
     yield requests
+    retries = CounterMetricFamily(
+        "fleetmesh_request_retries", "Times that a request was sent once more", labels=ROUTED
+    )
+    overflow = CounterMetricFamily(
+        "fleetmesh_request_retries_overflow",
+        "Times that it was not, for the retry budget was spent",
+        labels=ROUTED,
+    )
+    for again in traffic.retries:
+        values = [again.direction, again.source, again.destination, again.route]
+        retries.add_metric(values, again.count)
+        overflow.add_metric(values, again.spared)
+    yield from (retries, overflow)
     yield from _connections(traffic)
     refusals = CounterMetricFamily(
         "fleetmesh_refusals",

@@ -18,9 +18,9 @@ class Record(msgspec.Struct, frozen=True):
 
     `status` is what the caller saw, 499 when it left before; `reason` is Refusal.code where the
     mesh ended the request. `path` is without the query string unless the settings keep it.
-    `sent` and `received` are bytes towards the endpoint and from it, heads included. `endpoint`
-    is its id. The ids are hexadecimal text, empty where there is none; `span_id` is the one that
-    this hop told the next.
+    `sent` and `received` are bytes towards the endpoint and from it, heads included; `attempts` how
+    many times the request was sent, `endpoint` the id of the last that it went to. The ids are
+    hexadecimal text, empty where there is none; `span_id` is the one that this hop told the next.
     """
 
     time: float
@@ -42,6 +42,7 @@ class Record(msgspec.Struct, frozen=True):
     parent_id: str
     sampled: bool
     request_id: str
+    attempts: int = 1
 
 
 def printable(value: bytes) -> str:

@@ -51,6 +51,18 @@ class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
+class RetryCount(msgspec.Struct, frozen=True, array_like=True):
+    """How often a request that `route` chose was sent once more, and how often only the budget kept
+    it from being."""
+
+    direction: Direction
+    source: str
+    destination: str
+    route: str
+    count: int
+    spared: int = 0
+
+
 class Latency(msgspec.Struct, frozen=True, array_like=True):
     """A histogram of whole-request seconds; `counts[i]` is up to and including `BUCKETS[i]`,
     the last is all that took longer. `code_class` is the first digit of the status codes."""
@@ -75,6 +87,13 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     not_after: float
 
 
+class UnderWay(msgspec.Struct, frozen=True, array_like=True):
+    """The exchanges and relayed connections that a service's application has to end yet."""
+
+    service: str
+    count: int
+
+
 class Report(msgspec.Struct, frozen=True):
     """Totals since the worker began. Rates are the reader's business."""
 
@@ -85,3 +104,5 @@ class Report(msgspec.Struct, frozen=True):
     refusals: tuple[RefusalCount, ...] = ()
     latencies: tuple[Latency, ...] = ()
     served: tuple[Served, ...] = ()
+    retries: tuple[RetryCount, ...] = ()
+    under_way: tuple[UnderWay, ...] = ()

@@ -175,7 +175,8 @@ class Route(msgspec.Struct, frozen=True):
 
     `prefix_rewrite` takes the place of the path's matched part in the forwarded request: of the
     prefix, or of the whole path that is matched exactly. The query stays. `timeout` is seconds
-    for the whole request, its retries included, None what the settings say, 0.0 none at all.
+    for the whole request, its retries and its answer included, None what the settings say (which
+    is for the answer to begin), 0.0 none at all.
     """
 
     name: str

@@ -139,6 +139,7 @@ class Check(msgspec.Struct, frozen=True):
     service_id: str = field(name="ServiceID", default="")
     type: str = field(name="Type", default="")
     output: str = field(name="Output", default="")
+    notes: str = field(name="Notes", default="")
 
 
 class Instance(msgspec.Struct, frozen=True):

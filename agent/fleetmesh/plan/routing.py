@@ -13,7 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from fleetmesh.core import route_rules
-from fleetmesh.core.framing import TOKEN
+from fleetmesh.core.fields import field_problems
+from fleetmesh.core.retry import CONDITIONS
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.traffic import (
     FieldChanges,
@@ -31,9 +32,6 @@ from fleetmesh.plan.chain_answer import Chain
 
 DEFAULT_REQUEST_TIMEOUT = 15.0
 """Seconds, of Consul's users; only compared with."""
-
-_NAME = re.compile(TOKEN.decode())
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\uffff]*")
 
 
 class Course(msgspec.Struct, frozen=True):
@@ -104,7 +102,8 @@ def _route(
 ) -> tuple[Route, list[Problem]]:
     where = f"service-router/{service}: Routes[{number}]"
     match, faults = _match(rule.definition.match)
-    wanted = _demands(rule.definition.destination or consul.Destination())
+    destination = rule.definition.destination or consul.Destination()
+    wanted = _demands(destination)
     if wanted.prefix_rewrite and not (match.path_exact or match.path_prefix or match.path_regex):
         match = replace(match, path_prefix="/")
     route = replace(
@@ -116,11 +115,9 @@ def _route(
         timeout=course.timeout if wanted.timeout is None else wanted.timeout,
     )
     for problem in route_rules.problems([route], ""):
-        faults.append(replace(problem, path=problem.path.removeprefix("[0]")))
-    faults += _faults(route.request_fields, ".Destination.RequestHeaders")
-    faults += _faults(route.response_fields, ".Destination.ResponseHeaders")
+        faults.append(replace(problem, path=_consuls(problem.path.removeprefix("[0]"))))
     if not faults:
-        return route, list(course.problems)
+        return route, [*course.problems, *_unheeded(destination, f"{where}.Destination")]
     problems = [
         replace(
             fault,
@@ -131,6 +128,31 @@ def _route(
     ]
     refusing = Route(name=route.name, match=_without_faults(match), target=closed)
     return refusing, [*course.problems, *problems]
+
+
+_SPELLINGS = {
+    ".match.path_exact": ".Match.HTTP.PathExact",
+    ".match.path_prefix": ".Match.HTTP.PathPrefix",
+    ".match.path_regex": ".Match.HTTP.PathRegex",
+    ".match.headers": ".Match.HTTP.Header",
+    ".match.query": ".Match.HTTP.QueryParam",
+    ".match.methods": ".Match.HTTP.Methods",
+    ".prefix_rewrite": ".Destination.PrefixRewrite",
+    ".timeout": ".Destination.RequestTimeout",
+    ".idle_timeout": ".Destination.IdleTimeout",
+    ".retries.count": ".Destination.NumRetries",
+    ".retries.statuses": ".Destination.RetryOnStatusCodes",
+    ".request_fields": ".Destination.RequestHeaders",
+    ".response_fields": ".Destination.ResponseHeaders",
+}
+
+
+def _consuls(path: str) -> str:
+    """The path of a route's problem in the words of its entry."""
+    for ours, theirs in _SPELLINGS.items():
+        if path.startswith(ours):
+            return theirs + path.removeprefix(ours)
+    return path
 
 
 def _match(given: consul.RouteMatch | None) -> tuple[Match, list[Problem]]:
@@ -230,7 +252,10 @@ def _split(
     request = _changes(definition.request_headers)
     response = _changes(definition.response_headers)
     weight = round(given.weight * 100)
-    faults = _faults(request, ".RequestHeaders") + _faults(response, ".ResponseHeaders")
+    faults = [
+        *field_problems(request, ".RequestHeaders"),
+        *field_problems(response, ".ResponseHeaders"),
+    ]
     if not faults:
         return Split(weight, target, request, response), []
     return Split(weight, closed), [
@@ -262,12 +287,21 @@ def _timeout(duration: consul.Duration) -> float | None:
 
 def _retries(destination: consul.Destination) -> Retries:
     """Once where anything is said of retries but the number, as with Envoy."""
-    on = list(destination.retry_on or ())
+    on = [condition for condition in destination.retry_on or () if condition in CONDITIONS]
     if destination.retry_on_connect_failure and "connect-failure" not in on:
         on.insert(0, "connect-failure")
     statuses = tuple(destination.retry_on_status_codes or ())
     count = destination.num_retries or (1 if on or statuses else 0)
     return Retries(max(count, 0), tuple(on), statuses)
+
+
+def _unheeded(destination: consul.Destination, where: str) -> list[Problem]:
+    """Those that speak of gRPC or of Envoy itself; requests go on without them."""
+    return [
+        Problem(f"{where}.RetryOn", f'"{condition}" is no reason to try again here: ignored')
+        for condition in destination.retry_on or ()
+        if condition not in CONDITIONS
+    ]
 
 
 def _changes(given: consul.Modifiers | None) -> FieldChanges:
@@ -278,15 +312,3 @@ def _changes(given: consul.Modifiers | None) -> FieldChanges:
         set=tuple(sorted((given.set or {}).items())),
         remove=tuple(given.remove or ()),
     )
-
-
-def _faults(changes: FieldChanges, where: str) -> list[Problem]:
-    """Names and values that would make another message of it."""
-    found = []
-    pairs = [*changes.add, *changes.set, *((name, "") for name in changes.remove)]
-    for name, value in pairs:
-        if not _NAME.fullmatch(name):
-            found.append(Problem(where, f'"{name}" is no name of a field'))
-        elif not _VALUE.fullmatch(value):
-            found.append(Problem(f"{where}.{name}", "its value has control characters"))
-    return found

@@ -13,6 +13,7 @@ from fleetmesh.model.report import (
     RefusalCount,
     Report,
     RequestCount,
+    RetryCount,
 )
 
 
@@ -22,6 +23,7 @@ def total(reports: Iterable[Report]) -> Report:
     requests: dict[tuple[object, ...], RequestCount] = {}
     connections: dict[tuple[object, ...], ConnectionCount] = {}
     refusals: dict[tuple[object, ...], RefusalCount] = {}
+    retries: dict[tuple[object, ...], RetryCount] = {}
     latencies: dict[tuple[object, ...], Latency] = {}
     for report in reports:
         for r in report.requests:
@@ -38,6 +40,14 @@ def total(reports: Iterable[Report]) -> Report:
             had = refusals[key].count if key in refusals else 0
             refusals[key] = RefusalCount(
                 f.direction, f.source, f.destination, f.code, had + f.count
+            )
+        for again in report.retries:
+            key = (again.direction, again.source, again.destination, again.route)
+            known = retries.get(key)
+            retries[key] = msgspec.structs.replace(
+                again,
+                count=again.count + (known.count if known else 0),
+                spared=again.spared + (known.spared if known else 0),
             )
         for latency in report.latencies:
             key = (
@@ -61,6 +71,7 @@ def total(reports: Iterable[Report]) -> Report:
         connections=tuple(connections[key] for key in sorted(connections, key=str)),
         refusals=tuple(refusals[key] for key in sorted(refusals, key=str)),
         latencies=tuple(latencies[key] for key in sorted(latencies, key=str)),
+        retries=tuple(retries[key] for key in sorted(retries, key=str)),
     )
 
 
@@ -86,6 +97,7 @@ def retire(report: Report) -> Report:
         ),
         refusals=report.refusals,
         latencies=report.latencies,
+        retries=report.retries,
     )
 
 

@@ -13,6 +13,7 @@ from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.status import (
     CaptureStatus,
     HandshakeStatus,
+    HoldStatus,
     IdentityStatus,
     ServiceStatus,
     WatchStatus,
@@ -34,8 +35,11 @@ def service_status(
     uids: Mapping[str, int],
     registered: frozenset[str],
     reports: Iterable[Report],
+    *,
     renewable: bool = True,
     handshake: HandshakeStatus | None = None,
+    adopted: str = "",
+    hold: HoldStatus | None = None,
 ) -> ServiceStatus:
     """`renewable`: whether Consul answers for the service's certificate."""
     local = (
@@ -54,6 +58,8 @@ def service_status(
         registered=service.name in registered,
         identity=_identity(local, reports, renewable, handshake),
         intentions=tuple(str(i) for i in local.intentions) if local else (),
+        adopted=adopted,
+        hold=hold,
     )
 
 

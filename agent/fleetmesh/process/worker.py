@@ -196,7 +196,8 @@ class Worker:
             Served(name, identity.serial, identity.not_after)
             for name, identity in identities.items()
         )
-        return self._plane.telemetry.report(os.getpid(), self._plane.table.generation, served)
+        report = self._plane.telemetry.report(os.getpid(), self._plane.table.generation, served)
+        return msgspec.structs.replace(report, under_way=self._plane.table.under_way())
 
     async def _drain(self, seconds: float) -> None:
         """Finish what is under way, but not for longer than `seconds`.

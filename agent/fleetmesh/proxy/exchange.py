@@ -6,10 +6,12 @@ There is no object per request: what an exchange needs to know stands in the con
 
 from __future__ import annotations
 
+import random
 from typing import Final
 
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import IDEMPOTENT
+from fleetmesh.core.retry import Policy, pause
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.dial import dial
 from fleetmesh.proxy.downstream import Downstream
@@ -23,10 +25,11 @@ KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nob
 
 
 class Exchange(Downstream):
-    """`_kept` is what of the request was sent already, as long as it can be sent again. `marks` are
-    the lines that tell the next one of the request's trace."""
+    """`_kept` is what of the request was sent already, as long as it can be sent again. `_tried`
+    are the endpoints whose outcome was retried. `marks` are the lines that tell the next
+    one of the request's trace."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_upstream", "marks")
+    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_tried", "_upstream", "marks")
 
     def __init__(self, plane: Plane, site: Site) -> None:
         super().__init__(plane, site)
@@ -35,6 +38,7 @@ class Exchange(Downstream):
         self._kept: list[bytes] | None = None
         self._kept_bytes = 0
         self._replayed = False
+        self._tried: list[str] = []
         self.marks = b""
 
     # Towards the upstream.
@@ -52,11 +56,22 @@ class Exchange(Downstream):
         if pool.max_requests and pool.full(pool.max_requests):
             self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
             return
+        leg = site.leg
+        if leg is not None:
+            self.limit(leg.timeout, leg.idle_timeout)
+            if leg.retries is not None:
+                leg.retries.budget.earn()
+            if leg.request is not None:
+                self.lines = leg.request.changed(self.lines, self, self.peer)
+        elif self.limited:
+            self.limit(None, None)
         marks = self.marks = self.plane.marker.mark(self)
         self.out.append(self.rebuild(site.default_host, marks + site.added))
         self._kept = []
         self._kept_bytes = 0
         self._replayed = False
+        if self._tried:
+            self._tried = []
         upstream = pool.take(self.plane.now)
         if upstream is None:
             self._dial(lane)
@@ -95,7 +110,64 @@ class Exchange(Downstream):
                     self.refuse(Refusal.UPSTREAM_RESET, "closed at once")
         elif ticket == self._ticket:
             refusal = outcome.refusal or self.site.failure
+            policy = self.policy()
+            unreached = refusal is Refusal.CONNECT_FAILED
+            if unreached and policy is not None and policy.connect and self.again(lane):
+                return
             self.refuse(refusal, f"{lane.address}:{lane.port}: {outcome.detail}")
+
+    def policy(self) -> Policy | None:
+        """When the current request is to be sent again; None: never."""
+        leg = self.site.leg
+        return None if leg is None else leg.retries
+
+    def again(self, lane: Lane) -> bool:
+        """Whether the request is sent once more, after its try along `lane` came to nothing. Its
+        time runs on."""
+        policy = self.policy()
+        kept = self._kept
+        if policy is None or kept is None or self.response_begun:
+            return False
+        tries = len(self._tried) + 1
+        if tries > policy.count:
+            return False
+        if not policy.budget.spend(self.plane.now):
+            self.series.spared(self.site.route_name)
+            return False
+        self.series.retried(self.site.route_name)
+        self._tried.append(lane.endpoint_id)
+        self._upstream = None
+        self._ticket += 1
+        self._replay(kept)
+        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
+        self.plane.loop.call_later(wait, self._retry, self._ticket)
+        return True
+
+    def _replay(self, kept: list[bytes]) -> None:
+        self.out[:0] = kept
+        self._kept = []
+        self._kept_bytes = 0
+        self.resume(UPSTREAM_FULL)
+
+    def _retry(self, ticket: int) -> None:
+        if ticket != self._ticket:
+            return
+        lane = self.site.lane(self._tried)
+        if isinstance(lane, Refusal):
+            self.refuse(lane)
+            return
+        pool = lane.pool
+        if pool.max_requests and pool.full(pool.max_requests):
+            self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
+            return
+        upstream = pool.take(self.plane.now)
+        if upstream is None:
+            self._dial(lane)
+            return
+        self._upstream = upstream
+        upstream.serve(self, reused=True)
+        self._flush()
+        self.resume(DIALLING)
 
     def _attach(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -153,6 +225,9 @@ class Exchange(Downstream):
         early = self.phase != WAIT
         if self.retiring or early or (not self.http11 and upstream.ends_with_connection):
             self.persistent = False
+        leg = self.site.leg
+        if leg is not None and leg.response is not None:
+            upstream.lines = leg.response.changed(upstream.lines, self, self.peer)
         if self.site.set_cookie:
             upstream.lines.append(self.site.set_cookie)
             self.site.set_cookie = b""
@@ -189,12 +264,13 @@ class Exchange(Downstream):
             lane = self.site.lane(())
             if not isinstance(lane, Refusal):
                 self._replayed = True
-                self.out[:0] = self._kept
-                self._kept = []
-                self._kept_bytes = 0
-                self.resume(UPSTREAM_FULL)
+                self._replay(self._kept)
                 self._dial(lane)
                 return
+        policy = self.policy()
+        reset = refusal is Refusal.UPSTREAM_RESET
+        if reset and policy is not None and policy.reset and self.again(upstream.lane):
+            return
         self.refuse(refusal, detail)
 
     def tunnel(self, upstream: Upstream, head: bytes, rest: bytes) -> None:
@@ -210,7 +286,7 @@ class Exchange(Downstream):
             self.resume(self._paused)
         if self.write_paused:
             upstream.hold()
-        idle_timeout = self.plane.http.idle_timeout
+        idle_timeout = self.idle_timeout
         relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
         relay.began = self.began
         relay.request = self

@@ -7,6 +7,7 @@ that arrives while another is being answered waits as bytes, with reading paused
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import Final
 
 import httptools
@@ -38,7 +39,9 @@ UNREAD: Final = 8  # the client has to take its answers first
 class RequestReader(RequestHead):
     """`phase` says what is read next, `out` holds what is to go upstream: the body's bytes, framed
     anew. `persistent`: another request may follow on this connection; with `retiring`, none does.
-    `started` is when the first byte of the request came (monotonic seconds).
+    `started` is when the first byte of the request came (monotonic seconds). `patience` is how long
+    the answer may take to begin after the request's end, `idle_timeout` how long either may pause,
+    in seconds; `limited`: a leg said so. Then `until` is when the whole answer must be out.
     """
 
     __slots__ = (
@@ -46,9 +49,13 @@ class RequestReader(RequestHead):
         "_parser",
         "_paused",
         "_remaining",
+        "_span",
         "backlog",
         "deadline",
+        "idle_timeout",
+        "limited",
         "out",
+        "patience",
         "persistent",
         "phase",
         "plane",
@@ -56,6 +63,7 @@ class RequestReader(RequestHead):
         "retiring",
         "started",
         "transport",
+        "until",
     )
 
     def __init__(self, plane: Plane) -> None:
@@ -63,6 +71,11 @@ class RequestReader(RequestHead):
         self.plane = plane
         self.phase = IDLE
         self.deadline = plane.now + plane.http.idle_timeout
+        self.idle_timeout = plane.http.idle_timeout
+        self.patience = plane.http.request_timeout or plane.http.idle_timeout
+        self.limited = False
+        self._span = 0.0
+        self.until = inf
         self.backlog = b""
         self.out: list[bytes] = []
         self.persistent = True
@@ -202,7 +215,7 @@ class RequestReader(RequestHead):
         if size < remaining:
             self.out.append(data)
             self._remaining = remaining - size
-            self.deadline = self.plane.now + self.plane.http.idle_timeout
+            self.deadline = self.plane.now + self.idle_timeout
             return b""
         self.out.append(data[:remaining])
         self._request_complete()
@@ -227,13 +240,35 @@ class RequestReader(RequestHead):
             self.out.clear()
             self.refuse(Refusal.MALFORMED)
         else:
-            self.deadline = self.plane.now + self.plane.http.idle_timeout
+            self.deadline = self.plane.now + self.idle_timeout
         return rest
 
     def _request_complete(self) -> None:
         """The time that the endpoint has to begin its answer starts here."""
-        http = self.plane.http
         self.phase = WAIT
         self._decoder = None
-        waits = not self.response_begun and http.request_timeout
-        self.deadline = self.plane.now + (waits or http.idle_timeout)
+        waits = self.idle_timeout if self.response_begun else self.patience
+        self.deadline = self.plane.now + waits
+        if self._span:
+            self.until = self.plane.now + self._span
+
+    def limit(self, timeout: float | None, idle_timeout: float | None) -> None:
+        """What the current request's leg says in place of the settings, if it says anything.
+        A `timeout` is for the whole answer; 0.0 is none but the idle one. For before the answer
+        begins."""
+        http = self.plane.http
+        self.limited = timeout is not None or idle_timeout is not None
+        waits = http.request_timeout if timeout is None else timeout
+        self.idle_timeout = idle_timeout or http.idle_timeout
+        if idle_timeout and waits:
+            self.patience = min(waits, idle_timeout)
+        else:
+            self.patience = waits or self.idle_timeout
+        self._span = timeout or 0.0
+        self.until = inf
+        if self.phase != WAIT:
+            self.deadline = self.plane.now + self.idle_timeout
+            return
+        self.deadline = self.plane.now + self.patience
+        if timeout:
+            self.until = self.plane.now + timeout

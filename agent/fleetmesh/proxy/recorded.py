@@ -135,6 +135,7 @@ class RecordedExchange(Exchange):
                 printable(parent[36:52]),
                 marks[66:68] in (b"01", b"03"),
                 printable(self.request_id[:MAX_ID]),
+                len(self._tried) + 1,
             )
         )
         self._endpoint = self._reason = ""

@@ -193,7 +193,10 @@ class ApplicationSite(Site):
 
     def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
         entry = self._serving.table.services.get(self.destination)
-        return Refusal.APPLICATION_DOWN if entry is None else entry.application
+        if entry is None:
+            return Refusal.APPLICATION_DOWN
+        self.leg = entry.leg
+        return entry.application
 
 
 class InboundSite(ApplicationSite):

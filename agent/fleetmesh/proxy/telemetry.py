@@ -14,6 +14,7 @@ from fleetmesh.model.report import (
     RefusalCount,
     Report,
     RequestCount,
+    RetryCount,
     Served,
 )
 
@@ -51,7 +52,8 @@ class Answers:
 
 
 class Series(Tally):
-    """The counters of one (direction, source, destination, kind); `answers` by route and status.
+    """The counters of one (direction, source, destination, kind); `answers` by route and status,
+    `retries` by route: those sent, and those that the budget did not allow.
 
     An array for each exact status costs less on the path than one for each class beside a count
     of the exact ones, and sums up to the same.
@@ -65,6 +67,7 @@ class Series(Tally):
         "kind",
         "lived",
         "opened",
+        "retries",
         "source",
     )
 
@@ -78,6 +81,7 @@ class Series(Tally):
         self.active = 0
         self.lived = 0.0
         self.answers: dict[str, dict[int, Answers]] = {}
+        self.retries: dict[str, list[int]] = {}
 
     def begin(self) -> None:
         self.opened += 1
@@ -96,6 +100,14 @@ class Series(Tally):
             answers = self.answers.setdefault(route, {}).setdefault(status, Answers())
         answers.buckets[bisect_left(BUCKETS, seconds)] += 1
         answers.seconds += seconds
+
+    def retried(self, route: str) -> None:
+        """A request is sent once more."""
+        self.retries.setdefault(route, [0, 0])[0] += 1
+
+    def spared(self, route: str) -> None:
+        """It is not, for the budget is spent."""
+        self.retries.setdefault(route, [0, 0])[1] += 1
 
 
 class Telemetry:
@@ -127,6 +139,7 @@ class Telemetry:
         requests: list[RequestCount] = []
         latencies: list[Latency] = []
         connections: list[ConnectionCount] = []
+        retries: list[RetryCount] = []
         for series in self._series.values():
             who = (series.direction, series.source, series.destination)
             connections.append(
@@ -140,6 +153,8 @@ class Telemetry:
                     series.lived,
                 )
             )
+            for route, counts in series.retries.items():
+                retries.append(RetryCount(*who, route, *counts))
             for route, by_status in series.answers.items():
                 for status, answers in by_status.items():
                     requests.append(RequestCount(*who, status, sum(answers.buckets), route))
@@ -151,6 +166,7 @@ class Telemetry:
             connections=tuple(connections),
             refusals=tuple(RefusalCount(*key, count) for key, count in self._refusals.items()),
             latencies=tuple(latencies),
+            retries=tuple(retries),
             served=served,
         )
 

@@ -152,7 +152,9 @@ class Upstream(ResponseHead):
             answer = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             exchange.tally.received += len(answer)
-            exchange.deadline = self.plane.now + self.plane.http.idle_timeout
+            exchange.deadline = self.plane.now + exchange.idle_timeout
+            if exchange.limited and exchange.until < exchange.deadline:
+                exchange.deadline = exchange.until
             exchange.transport.write(answer)
         if self.phase == DONE:
             # More than was asked for: whatever it is, it must not answer the next request.
@@ -229,6 +231,17 @@ class Upstream(ResponseHead):
             self.phase = GONE
             self.release()
             exchange.tunnel(self, self.rebuild(True, True, False), rest)
+            return b""
+        leg = exchange.site.leg
+        if (
+            leg is not None
+            and leg.retries is not None
+            and self.status in leg.retries.statuses
+            and exchange.again(self.lane)
+        ):
+            # Its content is nobody's: the connection ends with it.
+            self._exchange = None
+            self._end()
             return b""
         self._out.append(exchange.answer_begins(self))
         body = self.body

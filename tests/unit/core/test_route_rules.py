@@ -206,3 +206,9 @@ def test_one_id_is_one_target_wherever_it_stands() -> None:
         "u.routes[0].splits[1].target.id",
         "u.spares[0].id",
     }
+
+
+def test_times_are_seconds() -> None:
+    found = problems([Route("a", timeout=-1.0, idle_timeout=float("nan"))], "routes")
+    assert [problem.path for problem in found] == ["routes[0].timeout", "routes[0].idle_timeout"]
+    assert not problems([Route("a", timeout=0.0, idle_timeout=0.5)], "routes")

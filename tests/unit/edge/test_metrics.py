@@ -11,6 +11,7 @@ from fleetmesh.model.report import (
     RefusalCount,
     Report,
     RequestCount,
+    RetryCount,
 )
 from fleetmesh.model.status import WatchStatus
 
@@ -23,6 +24,7 @@ FIGURES = Figures(
         requests=(RequestCount(OUT, "web", "api", 200, 7, "items"),),
         connections=(ConnectionCount(OUT, "web", "api", "http", 3, 1, 100, 50, 7.5),),
         refusals=(RefusalCount(PLAIN, "", "api", "plaintext", 2),),
+        retries=(RetryCount(Direction.OUTBOUND, "web", "api", "r", 4, 5),),
         latencies=(Latency(OUT, "web", "api", "items", 2, (*(1 for _ in BUCKETS), 2), 12.5),),
     ),
     expiries={"web": 3600.5},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -68,12 +69,16 @@ class Two:
     def upstream(self, name: str, protocol: Protocol = Protocol.HTTP) -> Any:
         return upstream(name, port_of(self._sides[name]), protocol=protocol)
 
-    async def publish(self, *routes: Route, protocol: Protocol = Protocol.HTTP) -> None:
-        assert await self.offer(*routes, protocol=protocol) == ["", ""]
+    async def publish(
+        self, *routes: Route, protocol: Protocol = Protocol.HTTP, timeout: float | None = None
+    ) -> None:
+        assert await self.offer(*routes, protocol=protocol, timeout=timeout) == ["", ""]
 
-    async def offer(self, *routes: Route, protocol: Protocol = Protocol.HTTP) -> list[str]:
+    async def offer(
+        self, *routes: Route, protocol: Protocol = Protocol.HTTP, timeout: float | None = None
+    ) -> list[str]:
         """What the workers have against it."""
-        api = replace(self.upstream("api", protocol), routes=routes)
+        api = replace(self.upstream("api", protocol), routes=routes, timeout=timeout)
         what = snapshot(self._authority, self.services, (api,))
         sides = {inbound(name): sock for name, sock in self._sides.items()}
         out = {outbound("web", "api"): self._out}
@@ -166,3 +171,42 @@ async def test_a_route_that_cannot_be_compiled_changes_nothing(two: Two) -> None
     bad = Route("b", Match(path_regex="/(b"), two.target["other"])
     assert all(error.startswith("routes: ") for error in await two.offer(bad))
     assert await caller.ask("GET", "/a") == ("other", "/a")
+
+
+async def test_a_route_says_how_long_its_answers_may_take_to_begin(two: Two) -> None:
+    """On one connection: a route's own, the upstream's where none matches, the settings' else."""
+    await two.publish(
+        Route("hasty", Match(path_prefix="/never"), timeout=0.3),
+        Route("quiet", Match(path_prefix="/drip"), idle_timeout=0.3),
+        timeout=5.0,
+    )
+    caller = await two.call()
+    began = time.monotonic()
+    assert await caller.ask("GET", "/never") == ("request_timeout", "")
+    assert 0.3 <= time.monotonic() - began < 3
+    assert await caller.ask("POST", "/never", "Content-Length: 0") == ("request_timeout", "")
+    assert await caller.ask("GET", "/any") == ("api", "/any")
+    await two.publish(timeout=0.3)
+    assert await caller.ask("GET", "/never") == ("request_timeout", "")
+    await two.publish()
+    assert await caller.ask("GET", "/any") == ("api", "/any")
+
+
+async def test_a_route_says_how_long_an_answer_may_take_and_pause(two: Two) -> None:
+    """A `timeout` is for the whole of it; what passes either ends with the connection."""
+    await two.publish(
+        Route(
+            "slow", Match(path_prefix="/drip", query=(QueryMatch("s", present=True),)), timeout=1.0
+        ),
+        Route("quiet", Match(path_prefix="/drip"), idle_timeout=0.3),
+    )
+    for query, whole in (("n=2&gap=0.2&s", True), ("n=20&gap=0.2&s", False), ("n=2&gap=3", False)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", two.port)
+        writer.write(
+            f"GET /drip?{query} HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(10):
+            answer = await reader.read(-1)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"0\r\n\r\n") is whole
+        writer.close()

@@ -129,7 +129,9 @@ def test_without_a_request_the_way_is_the_targets_own() -> None:
 
 def test_a_leg_is_there_when_there_is_something_to_say() -> None:
     plain = Route("plain", Match(path_prefix="/plain"), OTHER)
-    retried = Route("retried", Match(path_prefix="/retried"), retries=Retries(2), timeout=3.0)
+    retried = Route(
+        "retried", Match(path_prefix="/retried"), retries=Retries(2, ("reset",)), timeout=3.0
+    )
     changed = Split(10000, OTHER, request_fields=CHANGES)
     divided = Route("divided", Match(path_prefix="/divided"), splits=(changed,))
     serving = Serving(plain, retried, divided)
@@ -138,17 +140,20 @@ def test_a_leg_is_there_when_there_is_something_to_say() -> None:
     assert site.leg is None
     site.lane((), asking(b"/retried"))
     assert site.leg is not None
-    assert (site.leg.route, site.leg.split, site.leg.timeout) == (retried, None, 3.0)
+    assert site.leg.retries is not None
+    assert (site.leg.retries.count, site.leg.request, site.leg.timeout) == (2, None, 3.0)
     site.lane((), asking(b"/divided"))
     assert site.leg is not None
-    assert (site.leg.route, site.leg.split, site.leg.timeout) == (divided, changed, None)
+    assert site.leg.request is not None
+    assert (site.leg.retries, site.leg.response, site.leg.timeout) == (None, None, None)
     assert site.route_name == "divided"
     site.lane((), asking(b"/"))
     assert site.leg is None
     serving.publish(timeout=9.0, splits=(changed,))
     site.lane((), asking(b"/"))
     assert site.leg is not None
-    assert (site.leg.route, site.leg.split, site.leg.timeout) == (None, changed, 9.0)
+    assert site.leg.request is not None
+    assert site.leg.timeout == 9.0
     serving.publish()
     site.lane((), asking(b"/"))
     assert site.leg is None
