@@ -16,6 +16,7 @@ from fleetmesh.cli import (
     capture,
     check,
     dataplane,
+    explain,
     hold,
     reload,
     requests,
@@ -61,6 +62,9 @@ def _options(
 app.command("agent")(agent.agent)
 app.command("status")(status.status)
 app.command("requests")(requests.requests)
+app.add_typer(explain.app, name="explain")
+app.command("routes")(explain.routes)
+app.command("endpoints")(explain.endpoints)
 app.command("check")(check.check)
 app.add_typer(capture.app, name="capture")
 app.add_typer(acl.app, name="acl")

@@ -8,6 +8,7 @@ from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
+from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import UnderWay
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
@@ -53,19 +54,20 @@ class LocalEntry:
         self.leg = None if timeout is None else Leg(timeout)
 
 
-PlaceKey = tuple[str, str, str | None, str, int, str, str, float]
+PlaceKey = tuple[str, str, str | None, str, int, str, str, float, bool]
 
 
 class Table:
     """`upstreams` by service name, `by_destination` by the address and port that a caller dials,
     `by_address` by the address where every port is the upstream's, `services` by name, `by_port`
-    by the application's port."""
+    by the application's port, `outsiders` names of services without a sidecar by destination."""
 
     __slots__ = (
         "by_address",
         "by_destination",
         "by_port",
         "generation",
+        "outsiders",
         "places",
         "services",
         "snapshot",
@@ -81,6 +83,22 @@ class Table:
         self.by_destination: dict[tuple[str, int], UpstreamEntry] = {}
         self.by_address: dict[str, UpstreamEntry] = {}
         self.places: dict[PlaceKey, Place] = {}
+        self.outsiders = {
+            destination: outsider.name
+            for outsider in snapshot.outsiders
+            for destination in outsider.destinations
+        }
+
+    def closed(self, destination: tuple[str, int]) -> Refusal | None:
+        """Why nothing goes to a `destination` that is no upstream's; None where it passes."""
+        if destination in self.outsiders:
+            return Refusal.NO_SIDECAR if self.snapshot.refuse_outsiders else None
+        return Refusal.UNKNOWN_DESTINATION if self.snapshot.mesh_destinations_only else None
+
+    def owner(self, destination: tuple[str, int]) -> UpstreamEntry | None:
+        """Whose address and port, or virtual address, it is."""
+        entry = self.by_destination.get(destination)
+        return self.by_address.get(destination[0]) if entry is None else entry
 
     def lanes(self) -> list[Lane]:
         lanes = [entry.application for entry in self.services.values()]
@@ -181,6 +199,7 @@ def _places(
             expected,
             target.sni,
             target.connect_timeout,
+            endpoint.shares,
         )
         place = table.places.get(key)
         if place is None and previous is not None:

@@ -115,6 +115,12 @@ class Registrar:
                 await self._reconcile()
                 return
             refused[problem.path] = problem
+        for registration in registrations:
+            there = registration.id in registered and registration.service in wanted.ready
+            if there and self._tokens.get(registration.id) != self._client.token:
+                problem = await self._act(Register(registration), "")
+                if problem is not None:
+                    refused[problem.path] = problem
         self._tell(adopted, tuple(refused.values()))
         ready = [r for r in registrations if r.heartbeat and r.service in wanted.ready]
         await self._beat(ready)

@@ -52,6 +52,10 @@ def check_agent(settings: Settings, reader: Reader) -> None:
             reader.problem("ports.plain", f"is the SSH port {port}", "Choose another port")
     if _port_of(settings.metrics_address) == ports.plain:
         reader.problem("metrics_address", "has the port of ports.plain", "Choose another port")
+    if settings.dns.enabled:
+        others = (ports.plain, _port_of(settings.metrics_address), *settings.capture.ssh_ports)
+        if settings.dns.port in others:
+            reader.problem("dns.port", f"{settings.dns.port} is taken", "Choose another port")
     _check_warm(settings, reader)
     _check_tls(settings.consul, reader)
     if settings.address6 is not None and ipaddress.ip_address(settings.address).version == 6:
@@ -306,6 +310,8 @@ def _taken(agent: Settings) -> Iterator[tuple[int, str]]:
         default = 443 if consul.scheme == "https" else 80
         yield consul.port or default, "the port of consul.address"
     yield agent.ports.plain, "the port of ports.plain"
+    if agent.dns.enabled:
+        yield agent.dns.port, "the port of dns.port"
 
 
 def _whose(owner: str) -> str:

@@ -8,6 +8,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.support.record import record
 
 from fleetmesh.edge import admin
+from fleetmesh.model.explanation import Endpoints, Question, Routes
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
@@ -43,6 +44,7 @@ class FakeAgent:
         self.asked: list[float | None] = []
         self.kept: Sequence[Record] | None = None
         self.limits: list[int] = []
+        self.questions: list[Question] = []
         self.held: list[tuple[object, ...]] = []
 
     async def status(self) -> Status:
@@ -56,6 +58,16 @@ class FakeAgent:
 
     def snapshot(self) -> Snapshot | None:
         return self.serves
+
+    async def explain(self, question: Question) -> Any:
+        self.questions.append(question)
+        return [Problem("--from", "is no service of this host")]
+
+    async def routes(self, service: str) -> Any:
+        return Routes(service, "http", ())
+
+    async def endpoints(self, service: str) -> Any:
+        return Endpoints(service, ())
 
     async def capture_view(self) -> Any:
         raise RuntimeError("the kernel is not readable")
@@ -127,6 +139,32 @@ async def test_requests_that_are_not_kept(client: TestClient[Any, Any]) -> None:
 async def test_a_wrong_limit(client: TestClient[Any, Any], agent: FakeAgent, limit: str) -> None:
     assert (await client.get("/v1/requests", params={"limit": limit})).status == 400
     assert agent.limits == []
+
+
+async def test_a_question_is_read_and_its_problems_told(
+    client: TestClient[Any, Any], agent: FakeAgent
+) -> None:
+    body = {"source": "web", "host": "api", "port": 80, "method": "GET", "headers": [["a", "b"]]}
+    answer = await client.post("/v1/explain", json=body)
+    assert answer.status == 400
+    assert (await answer.json())["error"] == "--from: is no service of this host"
+    assert agent.questions == [Question("web", "api", 80, "GET", headers=(("a", "b"),))]
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{}", '{"source": 1, "host": "", "port": 1}'])
+async def test_what_is_no_question_is_refused(
+    client: TestClient[Any, Any], agent: FakeAgent, body: str
+) -> None:
+    answer = await client.post("/v1/explain", data=body)
+    assert answer.status == 400
+    assert (await answer.json())["error"].startswith("not a question: ")
+    assert agent.questions == []
+
+
+async def test_upstreams_are_listed_by_name(client: TestClient[Any, Any]) -> None:
+    for kind in ("routes", "endpoints"):
+        answer = await client.get(f"/v1/{kind}/api")
+        assert (await answer.json())["service"] == "api"
 
 
 @pytest.mark.parametrize(("body", "seconds"), [({"confirm": 5}, 5), ({}, None), (None, None)])

@@ -31,12 +31,14 @@ STRUCTS = (
     settings.Settings,
     settings.ConsulSettings,
     settings.CaptureSettings,
+    settings.DnsSettings,
     settings.Ports,
     settings.HttpSettings,
     settings.TcpSettings,
     settings.UpstreamSettings,
     settings.TracingSettings,
     settings.AccessLogSettings,
+    settings.OnDemandSettings,
     settings.ServiceSettings,
 )
 DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE)

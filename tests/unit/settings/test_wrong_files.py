@@ -261,9 +261,9 @@ AGENT = [
         "services in agent.yaml",
         "services: []",
         "2: services: is not known here. Known keys: address, address6, workers, on_stop, "
-        "mesh_destinations_only, drain_timeout, log_level, metrics_address, admin_socket, "
-        "state_dir, consul, capture, ports, http, tcp, upstream, "
-        "tracing, access_log",
+        "mesh_destinations_only, without_sidecar, drain_timeout, log_level, metrics_address, "
+        "admin_socket, state_dir, consul, capture, dns, ports, http, tcp, upstream, "
+        "tracing, access_log, on_demand",
     ),
     agent("a number for a section", "http: 5", "2: http: must hold key: value lines"),
 ]
