@@ -96,7 +96,16 @@ class Registrar:
         adopted = adopt(wanted.settings, registered)
         registrations = desired(wanted, adopted, modes=self._modes)
         refused: dict[str, Problem] = {}
-        for action in actions(registrations, registered, checks, wanted.ready):
+        todo = list(actions(registrations, registered, checks, wanted.ready))
+        todo += [
+            Register(one)
+            for one in registrations
+            if one.id in registered
+            and one.service in wanted.ready
+            and self._tokens.get(one.id) != self._client.token
+            and Register(one) not in todo
+        ]
+        for action in todo:
             reason = stands_in_the_way(action, registered, checks)
             problem = await self._act(action, reason)
             if problem is None:

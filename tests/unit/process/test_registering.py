@@ -34,6 +34,7 @@ class FakeConsul:
     token = None
 
     def __init__(self) -> None:
+        self.token: str | None = None
         self.bodies: dict[str, dict[str, Any]] = {}
         self.writes: list[str] = []
         self.beats: list[str] = []
