@@ -286,7 +286,7 @@ def catalog_emptied(world: World) -> None:
 def token_without_rights(world: World) -> None:
     world.proxy.become("denied")
     world.mesh.eventually(
-        lambda: "403" in world.mesh.status()["consul"]["error"], "a word about the token"
+        lambda: "403" in world.mesh.status()["consul"]["error"], "a word about the token", 60
     )
     time.sleep(MEASURED)
 

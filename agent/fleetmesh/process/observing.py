@@ -299,6 +299,7 @@ class Observer:
             answer = await self._client.instances(query)
             if answer.value or answer.refusal:
                 return answer
+            await self._client.check_token()
             if is_believed(query, self._vanished, self.observed, loop.time()):
                 self._vanished.pop(query, None)
                 return answer

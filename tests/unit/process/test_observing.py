@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.support.answers import instance
 
-from fleetmesh.edge.consul import Answer
+from fleetmesh.edge.consul import Answer, ConsulError
 from fleetmesh.plan import vanished
 from fleetmesh.plan.answers import Instance
 from fleetmesh.plan.chain import InstanceQuery
@@ -27,6 +27,7 @@ class Consul:
     def __init__(self, answers: dict[InstanceQuery, list[Answer[tuple[Instance, ...]]]]) -> None:
         self.answers = answers
         self.asked: list[InstanceQuery] = []
+        self.checks_left = 1_000
 
     async def instances(self, query: InstanceQuery) -> Answer[tuple[Instance, ...]]:
         self.asked.append(query)
@@ -34,7 +35,10 @@ class Consul:
         return left.pop(0) if len(left) > 1 else left[0]
 
     async def check_token(self) -> None:
-        """It is well."""
+        """It is well for a while."""
+        self.checks_left -= 1
+        if self.checks_left < 0:
+            raise ConsulError("ACL not found", 403)
 
 
 @pytest.fixture
@@ -95,3 +99,11 @@ def test_what_consul_refuses_stays_as_it_was_known(consul: Consul) -> None:
     assert found.refusals == {FAR: REFUSED.refusal}
     consul.answers = {FAR: [REFUSED]}
     assert folded(consul, (FAR, NOTHING)).instances[FAR] == (instance(),)
+
+
+def test_a_token_that_loses_its_rights_at_the_second_look_is_told(consul: Consul) -> None:
+    """Consul 1.8 answers it with nothing, which is no second opinion."""
+    consul.answers = {API: [NOTHING]}
+    consul.checks_left = 1
+    with pytest.raises(ConsulError, match="ACL not found"):
+        folded(consul, (API, NOTHING))
