@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import aiohttp
 from aiohttp import web
 
+REFUSED = ("/v1/acl/token/self", "/v1/connect/intentions/check")
 LISTS = ("/v1/health/connect/", "/v1/connect/intentions")
 
 
@@ -93,7 +94,7 @@ class Faults:
         if mode == "error":
             return web.Response(status=500, text="No cluster leader")
         if mode == "denied":
-            if request.path == "/v1/acl/token/self" or request.method == "PUT":
+            if request.path in REFUSED or request.method == "PUT":
                 return web.Response(status=403, text="ACL not found")
             if request.path.startswith(LISTS):
                 return web.Response(text="[]", headers={"X-Consul-Index": "1"})
