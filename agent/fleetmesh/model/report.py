@@ -61,6 +61,25 @@ class RetryCount(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
+class EjectionCount(msgspec.Struct, frozen=True, array_like=True):
+    """How often an endpoint of `service` was ejected for `reason`: 5xx, gateway, unanswered,
+    failure_rate, probe (it failed the request that was to bring it back)."""
+
+    service: str
+    reason: str
+    count: int
+
+
+class Ejected(msgspec.Struct, frozen=True, array_like=True):
+    """An endpoint (its id) that gets no requests, and for which of the reasons above. `workers`
+    count those that say so."""
+
+    service: str
+    endpoint: str
+    reason: str
+    workers: int = 1
+
+
 class Latency(msgspec.Struct, frozen=True, array_like=True):
     """A histogram of whole-request seconds; `counts[i]` is up to and including `BUCKETS[i]`,
     the last is all that took longer. `code_class` is the first digit of the status codes."""
@@ -96,3 +115,5 @@ class Report(msgspec.Struct, frozen=True):
     latencies: tuple[Latency, ...] = ()
     served: tuple[Served, ...] = ()
     retries: tuple[RetryCount, ...] = ()
+    ejections: tuple[EjectionCount, ...] = ()
+    ejected: tuple[Ejected, ...] = ()

@@ -115,7 +115,15 @@ class Worker:
         problems: list[str] = []
         identities = self._identities(snapshot, problems)
         try:
-            table = link(snapshot, message.generation, plane.table, self._number, self._upstream)
+            table = link(
+                snapshot,
+                message.generation,
+                plane.table,
+                self._number,
+                self._upstream,
+                plane.now,
+                plane.draw(),
+            )
         except re2.error as error:  # a controller that checks its routes never sends one
             await self._channel.send(Applied(message.generation, f"routes: {error}"))
             return None
@@ -196,7 +204,7 @@ class Worker:
             Served(name, identity.serial, identity.not_after)
             for name, identity in identities.items()
         )
-        return self._plane.telemetry.report(os.getpid(), self._plane.table.generation, served)
+        return self._plane.telemetry.report(os.getpid(), self._plane.table, served)
 
     async def _drain(self, seconds: float) -> None:
         """Finish what is under way, but not for longer than `seconds`.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 
+from fleetmesh.core.table import Table
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import (
     BUCKETS,
     ConnectionCount,
     Direction,
+    Ejected,
+    EjectionCount,
     Latency,
     RefusalCount,
     Report,
@@ -129,7 +132,7 @@ class Telemetry:
         key = (direction, source, destination, refusal.code)
         self._refusals[key] = self._refusals.get(key, 0) + 1
 
-    def report(self, pid: int, generation: int, served: tuple[Served, ...]) -> Report:
+    def report(self, pid: int, table: Table, served: tuple[Served, ...]) -> Report:
         for tally in self.tallies:
             tally.fold()
         requests: list[RequestCount] = []
@@ -156,13 +159,20 @@ class Telemetry:
                 latencies.extend(_latencies(series, route, by_status))
         return Report(
             pid=pid,
-            generation=generation,
+            generation=table.generation,
             requests=tuple(requests),
             connections=tuple(connections),
             refusals=tuple(RefusalCount(*key, count) for key, count in self._refusals.items()),
             latencies=tuple(latencies),
             retries=tuple(retries),
             served=served,
+            ejections=tuple(EjectionCount(*key, count) for key, count in table.ejections.items()),
+            ejected=tuple(
+                Ejected(outliers.service, standing.endpoint_id, standing.reason)
+                for outliers in table.outliers.values()
+                for standing in outliers.standings
+                if standing.out
+            ),
         )
 
 

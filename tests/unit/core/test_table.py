@@ -9,17 +9,19 @@ from tests.support.worker import local_service, snapshot, upstream
 from fleetmesh.core.table import Table, dropped, link
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.snapshot import Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Limits, Match, Route, Upstream
+from fleetmesh.model.traffic import Balancing, Endpoint, Health, Limits, Match, Route, Upstream
 from fleetmesh.settings import UpstreamSettings
 
 AUTHORITY = Authority()
 
 
 def state(*ports: int, services: tuple[str, ...] = ("web", "cart")) -> Snapshot:
+    api = upstream("api", *ports, destinations=(("10.0.0.1", 80), ("fd00::1", 80)))
+    in_turn = msgspec.structs.replace(api.target, balancing=Balancing("round_robin"))
     return snapshot(
         AUTHORITY,
         tuple(local_service(name, 8000 + at, None) for at, name in enumerate(services)),
-        (upstream("api", *ports, destinations=(("10.0.0.1", 80), ("fd00::1", 80))),),
+        (msgspec.structs.replace(api, target=in_turn),),
     )
 
 

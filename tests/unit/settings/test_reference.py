@@ -20,6 +20,7 @@ from fleetmesh.settings.kinds import (
     DETECT,
     DRAIN,
     KEEPALIVE,
+    SLOW_START,
     TIMEOUT,
     Hidden,
     Kind,
@@ -35,11 +36,12 @@ STRUCTS = (
     settings.HttpSettings,
     settings.TcpSettings,
     settings.UpstreamSettings,
+    settings.OutlierSettings,
     settings.TracingSettings,
     settings.AccessLogSettings,
     settings.ServiceSettings,
 )
-DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE)
+DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE, SLOW_START)
 
 
 def written(hint: Any) -> str:
