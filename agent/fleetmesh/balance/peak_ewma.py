@@ -8,7 +8,7 @@ from typing import Final
 
 from fleetmesh.balance.choices import Choices
 
-NOISE: Final = 1.5
+NOISE: Final = 2.0
 """Latencies within this factor are alike: a peak-EWMA of equals differs by as much, and whoever
 preferred the least of them would leave the others without a request while there is little to do."""
 
@@ -41,11 +41,16 @@ class PeakEwma:
         if drawn >= bounds[first] - weight:
             drawn += weight
         other = bisect_right(bounds, drawn)
-        busy = 1.0 + self._active(first) * self._scales[first]
-        rival = 1.0 + self._active(other) * self._scales[other]
-        ours = self._latencies[first].estimate(now)
-        theirs = self._latencies[other].estimate(now)
-        if ours > 0.0 and theirs > 0.0 and not theirs < ours * NOISE < theirs * (NOISE * NOISE):
-            busy *= ours
-            rival *= theirs
+        scale, its_scale = self._scales[first], self._scales[other]
+        busy = 1.0 + self._active(first) * scale
+        # What a request weighs more for one of them than for the other must be outweighed.
+        rival = 1.0 + self._active(other) * its_scale + abs(scale - its_scale)
+        ours, theirs = self._latencies[first], self._latencies[other]
+        # That an estimate fades makes nobody quicker than what was seen.
+        quick = theirs.seconds * NOISE
+        if 0.0 < quick <= ours.estimate(now):
+            return other if rival * theirs.seconds < busy * ours.estimate(now) else first
+        quick = ours.seconds * NOISE
+        if 0.0 < quick <= theirs.estimate(now):
+            return other if rival * theirs.estimate(now) < busy * ours.seconds else first
         return other if rival < busy else first

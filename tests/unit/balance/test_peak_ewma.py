@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from fleetmesh.balance.choices import Choices
-from fleetmesh.balance.latency import DECAY, Latency
+from fleetmesh.balance.latency import DECAY, FADE, Latency
 from fleetmesh.balance.peak_ewma import NOISE, PeakEwma
 
 
@@ -30,7 +30,7 @@ def test_a_peak_counts_at_once_and_what_is_quicker_by_the_time() -> None:
 def test_without_a_sample_it_fades_and_a_late_clock_changes_nothing() -> None:
     found = latency((2.0, 10.0))
     assert found.estimate(9.8) == found.estimate(10.0) == 2.0
-    assert found.estimate(10.0 + DECAY) == pytest.approx(2.0 * exp(-1))
+    assert found.estimate(10.0 + FADE) == pytest.approx(2.0 * exp(-1))
     assert Latency().estimate(7.0) == 0.0
 
 

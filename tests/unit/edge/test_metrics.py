@@ -7,6 +7,8 @@ from fleetmesh.model.report import (
     BUCKETS,
     ConnectionCount,
     Direction,
+    Ejected,
+    EjectionCount,
     Latency,
     RefusalCount,
     Report,
@@ -23,6 +25,8 @@ FIGURES = Figures(
         connections=(ConnectionCount(OUT, "web", "api", "http", 3, 1, 100, 50, 7.5),),
         refusals=(RefusalCount(PLAIN, "", "api", "plaintext", 2),),
         latencies=(Latency(OUT, "web", "api", "items", 2, (*(1 for _ in BUCKETS), 2), 12.5),),
+        ejections=(EjectionCount("api", "5xx", 4), EjectionCount("db", "gateway", 1)),
+        ejected=(Ejected("api", "a/api", "5xx", 2), Ejected("api", "b/api", "gateway")),
     ),
     expiries={"web": 3600.5},
     generations={1: 4, 2: 5},
@@ -54,6 +58,9 @@ def test_every_figure_stands_on_the_page() -> None:
     assert found["fleetmesh_bytes_total", labels(**call, kind="http", flow="received")] == 50
     assert found["fleetmesh_connection_seconds_sum", labels(**call, kind="http")] == 7.5
     assert found["fleetmesh_connection_seconds_count", labels(**call, kind="http")] == 2
+    assert found["fleetmesh_ejections_total", labels(destination="api", reason="5xx")] == 4
+    assert found["fleetmesh_endpoints_ejected", labels(destination="api")] == 2
+    assert found["fleetmesh_endpoints_ejected", labels(destination="db")] == 0
     plain = {"direction": "plain", "source": "", "destination": "api"}
     assert found["fleetmesh_refusals_total", labels(**plain, reason="plaintext")] == 2
     assert found["fleetmesh_certificate_expiry_seconds", labels(service="web")] == 3600.5
