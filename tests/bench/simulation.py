@@ -1,8 +1,8 @@
 """Balancing and ejection in simulated time: the worker's own tables, pickers and standings, many
 callers, many endpoints, faults that come and go. The same seed gives the same run.
 
-`python -m tests.bench.simulation` runs 1,000 endpoints for 100 callers by each policy, prints a table
-and writes docs/balancing.svg.
+`python -m tests.bench.simulation` runs 1,000 endpoints for 100 callers by each policy, prints a
+table and writes docs/balancing.svg.
 """
 
 from __future__ import annotations

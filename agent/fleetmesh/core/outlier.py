@@ -122,8 +122,7 @@ class Standing:
                 self._well(now)
             self.latency.observe(seconds, now)
             return
-        if seconds > self.latency.estimate(now):
-            self.latency.observe(seconds, now)
+        self.waited(seconds, now)
         self._streaks[UNANSWERED] = 0
         if 502 <= status <= 504:
             self._failed((FAILED, GATEWAY), now)
@@ -131,12 +130,15 @@ class Standing:
             self._streaks[GATEWAY] = 0
             self._failed((FAILED,), now)
 
-    def unanswered(self, now: float, seconds: float = 0.0) -> None:
+    def unanswered(self, now: float) -> None:
         """It could not be reached, ended the connection before an answer, or let the time pass."""
         self.answers += 1
+        self._failed((UNANSWERED,), now)
+
+    def waited(self, seconds: float, now: float) -> None:
+        """An answer would have taken longer than that: its caller did not wait, or it failed."""
         if seconds > self.latency.estimate(now):
             self.latency.observe(seconds, now)
-        self._failed((UNANSWERED,), now)
 
     def broke_off(self) -> None:
         """An answer that had begun did not come to its end."""

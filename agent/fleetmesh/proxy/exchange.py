@@ -196,6 +196,10 @@ class Exchange(Downstream):
         self._kept = None
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
+            standing = upstream.lane.standing
+            if standing is not None and upstream.asked and not self.response_begun:
+                now = self.plane.now
+                standing.waited(now - upstream.asked, now)
             upstream.abandon()
 
     def pause_upstream(self) -> None:
@@ -281,7 +285,7 @@ class Exchange(Downstream):
         if self.phase == WAIT and upstream is not None and not self.response_begun:
             standing = upstream.lane.standing
             if standing is not None:
-                standing.unanswered(now, now - upstream.asked)
+                standing.unanswered(now)
         super().expire(now)
 
     def tunnel(self, upstream: Upstream, head: bytes, rest: bytes) -> None:

@@ -33,7 +33,7 @@ GONE: Final = 6
 class Upstream(ResponseHead):
     """`reused` says whether the connection served before, `answering` whether a byte of the
     current answer has come. `asked` is when the last part of the request was sent (monotonic
-    seconds), where the lane has a standing."""
+    seconds), where the lane had a standing then, else 0.0."""
 
     __slots__ = (
         "_decoder",
@@ -76,6 +76,7 @@ class Upstream(ResponseHead):
         self._exchange = exchange
         self.reused = reused
         self.answering = False
+        self.asked = 0.0
         self.phase = HEAD
         if exchange.write_paused:
             self.hold()
@@ -268,7 +269,7 @@ class Upstream(ResponseHead):
         standing = self.lane.standing
         if standing is not None:
             now = time.monotonic()
-            standing.answered(status, now - self.asked, now)
+            standing.answered(status, now - self.asked if self.asked else 0.0, now)
 
     def _read_counted(self, data: bytes) -> bytes:
         remaining = self._remaining

@@ -1,4 +1,4 @@
-"""Balancer and ejection in simulated time: the small form of what `tests.bench.simulation` plots."""
+"""Balancer and ejection in simulated time: `tests.bench.simulation` plots the large form."""
 
 from __future__ import annotations
 

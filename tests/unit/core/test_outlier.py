@@ -286,5 +286,8 @@ def test_quick_failures_make_nobody_quick_and_slow_ones_slow() -> None:
     assert one.latency.estimate(1.0) == 0.1
     one.answered(500, 3.0, 1.0)
     assert one.latency.estimate(1.0) == 3.0
-    one.unanswered(1.0, 15.0)
+    one.waited(2.0, 1.0)
+    assert one.latency.estimate(1.0) == 3.0
+    one.waited(15.0, 1.0)
     assert one.latency.estimate(1.0) == 15.0
+    assert one.failures == 2

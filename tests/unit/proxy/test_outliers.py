@@ -57,8 +57,9 @@ class Fleet:
     def __init__(self, worker: WorkerProcess, port: int, instances: list[Instance]) -> None:
         self.worker, self.port, self.instances = worker, port, instances
 
-    async def ask(self, count: int) -> tuple[list[int], list[float]]:
-        """Statuses and seconds of so many requests, in the order of their answers."""
+    async def ask(self, count: int, patience: float = 30.0) -> tuple[list[int], list[float]]:
+        """Statuses and seconds of so many requests, in the order of their answers. A caller with no
+        more `patience` goes away."""
         statuses: list[int] = []
         times: list[float] = []
         left = iter(range(count))
@@ -68,7 +69,13 @@ class Fleet:
             for _ in left:
                 began = time.monotonic()
                 writer.write(b"GET / HTTP/1.1\r\nHost: api\r\n\r\n")
-                head = await reader.readuntil(b"\r\n\r\n")
+                try:
+                    async with asyncio.timeout(patience):
+                        head = await reader.readuntil(b"\r\n\r\n")
+                except TimeoutError:
+                    writer.close()
+                    reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    continue
                 length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
                 await reader.readexactly(length)
                 statuses.append(int(head.split()[1]))
@@ -197,6 +204,17 @@ async def test_one_that_lets_the_time_pass_is_left_after_three() -> None:
         statuses, _ = await running.ask(400)
         assert 3 <= statuses.count(504) <= 3 + LANES
         assert (await running.ejections())[1] == (Ejected("api", "node3/api", "unanswered"),)
+
+
+async def test_callers_who_give_up_make_it_the_last_choice() -> None:
+    """The mesh saw no failure: that they waited in vain is what it knows."""
+    async with fleet() as running:
+        running.instances[1].delay = 30.0
+        await running.ask(40, patience=1.0)
+        met = running.instances[1].asked
+        statuses, _ = await running.ask(400, patience=1.0)
+        assert running.instances[1].asked - met <= 4
+        assert statuses.count(200) >= 396
 
 
 async def test_tcp_leaves_one_that_cannot_be_reached_too() -> None:
