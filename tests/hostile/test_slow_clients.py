@@ -25,7 +25,7 @@ LATE = 2 * SWEEP + 2.0
 PER_HEAD = 16 * 1024
 PER_IDLE = 8 * 1024
 PER_HANDSHAKE = 96 * 1024
-PER_UNREAD = 4 * 320 * 1024
+PER_UNREAD = (4 * 320 + 2 * 47) * 1024  # both hops' buffers, and TLS on either side of it
 """Bytes, as docs/limits.md states them."""
 
 

@@ -15,6 +15,7 @@ from fleetmesh.cli import (
     capture,
     check,
     dataplane,
+    hold,
     reload,
     requests,
     status,
@@ -62,6 +63,9 @@ app.command("requests")(requests.requests)
 app.command("check")(check.check)
 app.add_typer(capture.app, name="capture")
 app.command("validate")(validate.validate)
+app.add_typer(hold.maintenance, name="maintenance")
+app.command("drain")(hold.drain)
+app.command("undrain")(hold.undrain)
 app.command("reload")(reload.reload)
 app.command("dataplane")(dataplane.dataplane)
 app.command("version")(version.version)

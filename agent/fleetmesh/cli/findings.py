@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from fleetmesh.model.status import CaptureStatus, IdentityStatus, ServiceStatus, Status
+from fleetmesh.model.status import CaptureStatus, HoldStatus, IdentityStatus, ServiceStatus, Status
 from fleetmesh.model.traffic import Endpoint, Health, Upstream
 
 # Consul renews a leaf at a random moment between 60 and 90 % of its life (calculateSoftExpiry in
@@ -150,6 +150,8 @@ def _service(service: ServiceStatus, status: Status) -> Iterator[Finding]:
             "is not registered with Consul",
             "Look at the agent's log for Consul's answer",
         )
+    if service.hold is not None:
+        yield _hold(service.name, service.hold)
     yield _certificate(subject, service.identity)
     serving = sum(not worker.draining for worker in status.workers)
     if service.identity.serial and service.identity.workers < serving:
@@ -159,6 +161,19 @@ def _service(service: ServiceStatus, status: Status) -> Iterator[Finding]:
             f"{service.identity.workers} of {serving} workers serve its current certificate",
             "They have a generation to catch up; look again in a minute",
         )
+
+
+def _hold(name: str, hold: HoldStatus) -> Finding:
+    if "maintenance" in hold.kinds:
+        message, remedy = "is in maintenance", f"fleetmesh maintenance off {name}"
+    else:
+        remedy = f"fleetmesh undrain {name}"
+        message = "is drained"
+        if hold.left is None:
+            message = f"drains, {hold.under_way} under way, {span(hold.seconds_left)} left"
+        elif hold.left:
+            message += f", {hold.left} were still under way"
+    return Finding(Level.WARNING, f"service {name}", f"{message} ({hold.why})", remedy)
 
 
 def _certificate(subject: str, identity: IdentityStatus) -> Finding:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from fleetmesh.cli.findings import Finding, Level, is_live, of_status, span, unreachable
 from fleetmesh.model.report import Ejected
-from fleetmesh.model.status import ServiceStatus, Status, WorkerStatus
+from fleetmesh.model.status import HoldStatus, ServiceStatus, Status, WorkerStatus
 from fleetmesh.model.traffic import Endpoint, Upstream
 
 PIPE_WIDTH = 180
@@ -175,6 +175,13 @@ def _grid() -> Table:
 SERVICE_HEAD = ("service", "port", "protocol", "mode", "user", "outbound", "sidecar", "consul")
 
 
+def holding(hold: HoldStatus) -> str:
+    """What an operator did to a service, in a word."""
+    if "maintenance" in hold.kinds:
+        return "maintenance"
+    return "draining" if hold.left is None else "drained"
+
+
 def _service_row(service: ServiceStatus) -> tuple[str | Text, ...]:
     user = service.user or "-"
     if service.uid is not None:
@@ -188,8 +195,17 @@ def _service_row(service: ServiceStatus) -> tuple[str | Text, ...]:
         user,
         str(service.outbound_port or "-"),
         str(service.sidecar_port),
-        "registered" if service.registered else Text("no", style="bold red"),
+        _registration(service),
     )
+
+
+def _registration(service: ServiceStatus) -> str | Text:
+    if not service.registered:
+        return Text("no", style="bold red")
+    how = "registered" if not service.adopted else f"adopted [{service.adopted}]"
+    if service.hold is None:
+        return how
+    return Text(f"{how}, {holding(service.hold)}", style="yellow")
 
 
 def _identity_row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from fleetmesh.core.budget import Budget
 from fleetmesh.model.traffic import Retries
 
 CONDITIONS: Final = frozenset(
@@ -21,12 +22,16 @@ _STATUSES: Final = {
 
 class Policy:
     """`count` tries beside the first, after an answer with one of `statuses`, after a `connect`
-    that failed, after a `reset` before the answer. As with Envoy, `5xx` and `gateway-error` mean
-    the latter two as well, and every method is retried. `refused-stream` is HTTP/2's alone."""
+    that failed, after a `reset` before the answer, as far as the upstream's `budget` goes.
 
-    __slots__ = ("connect", "count", "reset", "statuses")
+    As with Envoy, `5xx` and `gateway-error` mean the latter two as well, and every method is
+    retried. `refused-stream` is HTTP/2's alone.
+    """
 
-    def __init__(self, retries: Retries) -> None:
+    __slots__ = ("budget", "connect", "count", "reset", "statuses")
+
+    def __init__(self, retries: Retries, budget: Budget) -> None:
+        self.budget = budget
         statuses = set(retries.statuses)
         for condition in retries.on:
             statuses.update(_STATUSES.get(condition, ()))
@@ -37,9 +42,11 @@ class Policy:
         self.reset = broken or "reset" in retries.on
 
 
-def policy(retries: Retries) -> Policy | None:
+def policy(retries: Retries, budget: Budget) -> Policy | None:
     """None where nothing is ever retried."""
-    return Policy(retries) if retries.count > 0 and (retries.on or retries.statuses) else None
+    return (
+        Policy(retries, budget) if retries.count > 0 and (retries.on or retries.statuses) else None
+    )
 
 
 def pause(number: int, drawn: float) -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from fleetmesh.balance.hashing import digest, mixed
 from fleetmesh.core.authz import Authorizer
+from fleetmesh.core.budget import Budget
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.outlier import Outliers, Rules, Standing
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
+from fleetmesh.model.report import Ejected, EjectionCount, UnderWay
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -17,18 +19,23 @@ from fleetmesh.settings import UpstreamSettings
 class UpstreamEntry:
     """An upstream with its targets by id. `matcher` is None when it has no routes; `ways` are
     those of the routes in order, and last the default, which is where its -1 leads. `chooses`:
-    not every request just goes to the default's target."""
+    not every request just goes to the default's target. `budget` is what its retries share."""
 
-    __slots__ = ("chooses", "default", "matcher", "targets", "upstream", "ways")
+    __slots__ = ("budget", "chooses", "default", "matcher", "targets", "upstream", "ways")
 
     def __init__(
-        self, upstream: Upstream, targets: dict[str, TargetEntry], matcher: Matcher | None
+        self,
+        upstream: Upstream,
+        targets: dict[str, TargetEntry],
+        matcher: Matcher | None,
+        budget: Budget,
     ) -> None:
+        self.budget = budget
         self.upstream = upstream
         self.targets = targets
         self.matcher = matcher
         self.default = default_way(upstream, targets)
-        self.ways = [route_way(route, upstream, targets) for route in upstream.routes]
+        self.ways = [route_way(route, upstream, targets, budget) for route in upstream.routes]
         self.ways.append(self.default)
         self.chooses = matcher is not None or self.default.divided or self.default.leg is not None
 
@@ -97,6 +104,22 @@ class Table:
             lanes.extend(place.lanes())
         return lanes
 
+    def under_way(self) -> tuple[UnderWay, ...]:
+        """What goes on at the applications of this host, by service."""
+        pools = [(name, entry.application.pool) for name, entry in self.services.items()]
+        return tuple([UnderWay(name, pool.active + pool.opening) for name, pool in pools])
+
+    def ejection_counts(self) -> tuple[EjectionCount, ...]:
+        return tuple([EjectionCount(*key, count) for key, count in self.ejections.items()])
+
+    def ejected(self) -> tuple[Ejected, ...]:
+        """The endpoints that get no requests at the moment."""
+        found: list[Ejected] = []
+        for outliers in self.outliers.values():
+            out = [one for one in outliers.standings if one.out]
+            found += [Ejected(outliers.service, one.endpoint_id, one.reason) for one in out]
+        return tuple(found)
+
 
 def link(
     snapshot: Snapshot,
@@ -164,7 +187,11 @@ def _upstream(
         )
     for target in upstream.targets():
         targets[target.id].fail_over([targets[other] for other in target.failover])
-    return UpstreamEntry(upstream, targets, matcher)
+    if known is not None:
+        budget = known.budget
+    else:
+        budget = Budget(keeping.retry_budget, keeping.min_retries_per_second)
+    return UpstreamEntry(upstream, targets, matcher, budget)
 
 
 def _places(

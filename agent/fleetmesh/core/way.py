@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
+from fleetmesh.core.budget import Budget
 from fleetmesh.core.fields import Fields, fields
 from fleetmesh.core.retry import Policy, policy
 from fleetmesh.core.target import TargetEntry
@@ -91,13 +92,17 @@ class Way:
         return self._prefix + mark + query
 
 
-def route_way(route: Route, upstream: Upstream, targets: Mapping[str, TargetEntry]) -> Way:
-    return _way(route, route.target or upstream.target, route.splits, route.timeout, targets)
+def route_way(
+    route: Route, upstream: Upstream, targets: Mapping[str, TargetEntry], budget: Budget
+) -> Way:
+    retries = policy(route.retries, budget)
+    target = route.target or upstream.target
+    return _way(route, target, route.splits, route.timeout, retries, targets)
 
 
 def default_way(upstream: Upstream, targets: Mapping[str, TargetEntry]) -> Way:
     """Of what no route is for."""
-    return _way(_SILENT, upstream.target, upstream.splits, upstream.timeout, targets)
+    return _way(_SILENT, upstream.target, upstream.splits, upstream.timeout, None, targets)
 
 
 def _way(
@@ -105,9 +110,10 @@ def _way(
     target: Target,
     splits: Sequence[Split],
     timeout: float | None,
+    retries: Policy | None,
     targets: Mapping[str, TargetEntry],
 ) -> Way:
-    idle_timeout, retries = route.idle_timeout, policy(route.retries)
+    idle_timeout = route.idle_timeout
 
     def way(target_id: str, request: FieldChanges, response: FieldChanges) -> Way:
         # As with Envoy: the split's changes come first, and the route's after them.

@@ -1,5 +1,4 @@
-"""The admin API on its Unix socket: what `fleetmesh status`, `requests`, `capture` and
-`reload` speak to."""
+"""The admin API on its Unix socket: what the command's verbs speak to."""
 
 from __future__ import annotations
 
@@ -20,6 +19,8 @@ SHUTDOWN_TIMEOUT = 1.0
 MAX_BODY = 64 * 1024
 DEFAULT_RECORDS = 100
 MAX_RECORDS = 100_000
+MAX_WHY = 500
+HOLDS = ("maintenance", "drain")
 
 
 class Agent(Protocol):
@@ -42,6 +43,15 @@ class Agent(Protocol):
     async def capture_remove(self) -> Any: ...
 
     async def reload(self) -> Sequence[Problem]: ...
+
+    def hold(self, service: str, kind: str, why: str, within: float) -> Sequence[str] | None:
+        """Hold back a service, or all for an empty name: which; None where there is none. Raises
+        OSError."""
+        ...
+
+    def release(self, service: str, kind: str) -> Sequence[str] | None:
+        """The services that were held; None where there is no such service. Raises OSError."""
+        ...
 
 
 class Server:
@@ -101,6 +111,20 @@ def application(agent: Agent) -> web.Application:
         problems = await agent.reload()
         return _json({"problems": problems}, 400 if problems else 200)
 
+    async def hold(request: web.Request) -> web.Response:
+        body = await _body(request)
+        service, kind = _held(body)
+        why, within = body.get("why", ""), body.get("within", 0)
+        if not isinstance(why, str) or len(why) > MAX_WHY:
+            return _json({"error": f"why: expected a text of {MAX_WHY} characters at most"}, 400)
+        if isinstance(within, bool) or not _is_seconds(within):
+            return _json({"error": "within: expected seconds, 0 or more"}, 400)
+        return _services(service, agent.hold(service, kind, " ".join(why.split()), within))
+
+    async def release(request: web.Request) -> web.Response:
+        service, kind = _held(await _body(request))
+        return _services(service, agent.release(service, kind))
+
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
     app.router.add_get("/v1/status", get_status)
     app.router.add_get("/v1/snapshot", get_snapshot)
@@ -110,6 +134,8 @@ def application(agent: Agent) -> web.Application:
     app.router.add_post("/v1/capture/confirm", confirm_capture)
     app.router.add_post("/v1/capture/remove", remove_capture)
     app.router.add_post("/v1/reload", reload)
+    app.router.add_post("/v1/hold", hold)
+    app.router.add_post("/v1/release", release)
     return app
 
 
@@ -152,8 +178,25 @@ async def _body(request: web.Request) -> dict[str, Any]:
     return body
 
 
+def _held(body: dict[str, Any]) -> tuple[str, str]:
+    """A service's name, empty for all of them, and how it is held. Raises web.HTTPBadRequest."""
+    service, kind = body.get("service", ""), body.get("kind")
+    if not isinstance(service, str):
+        raise web.HTTPBadRequest(reason="service: expected a name, or nothing for all of them")
+    if not isinstance(kind, str) or kind not in HOLDS:
+        raise web.HTTPBadRequest(reason=f"kind: expected one of {', '.join(HOLDS)}")
+    return service, kind
+
+
+def _services(service: str, names: Sequence[str] | None) -> web.Response:
+    if names is None:
+        what = f'no service "{service}"' if service else "no service"
+        return _json({"error": f"{what} is declared on this host"}, 404)
+    return _json({"services": names})
+
+
 def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and value >= 0
+    return isinstance(value, int | float) and 0 <= value < float("inf")
 
 
 def _json(value: object, status: int = 200) -> web.Response:

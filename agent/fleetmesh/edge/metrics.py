@@ -123,10 +123,16 @@ def _traffic(traffic: Report) -> Iterable[Metric]:
     retries = CounterMetricFamily(
         "fleetmesh_request_retries", "Times that a request was sent once more", labels=ROUTED
     )
+    overflow = CounterMetricFamily(
+        "fleetmesh_request_retries_overflow",
+        "Times that it was not, for the retry budget was spent",
+        labels=ROUTED,
+    )
     for again in traffic.retries:
         values = [again.direction, again.source, again.destination, again.route]
         retries.add_metric(values, again.count)
-    yield retries
+        overflow.add_metric(values, again.spared)
+    yield from (retries, overflow)
     yield from _connections(traffic)
     refusals = CounterMetricFamily(
         "fleetmesh_refusals",

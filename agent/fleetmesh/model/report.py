@@ -52,13 +52,15 @@ class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RetryCount(msgspec.Struct, frozen=True, array_like=True):
-    """How often a request that `route` chose was sent once more."""
+    """How often a request that `route` chose was sent once more, and how often only the budget kept
+    it from being."""
 
     direction: Direction
     source: str
     destination: str
     route: str
     count: int
+    spared: int = 0
 
 
 class EjectionCount(msgspec.Struct, frozen=True, array_like=True):
@@ -104,6 +106,13 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     not_after: float
 
 
+class UnderWay(msgspec.Struct, frozen=True, array_like=True):
+    """The exchanges and relayed connections that a service's application has to end yet."""
+
+    service: str
+    count: int
+
+
 class Report(msgspec.Struct, frozen=True):
     """Totals since the worker began. Rates are the reader's business."""
 
@@ -115,5 +124,6 @@ class Report(msgspec.Struct, frozen=True):
     latencies: tuple[Latency, ...] = ()
     served: tuple[Served, ...] = ()
     retries: tuple[RetryCount, ...] = ()
+    under_way: tuple[UnderWay, ...] = ()
     ejections: tuple[EjectionCount, ...] = ()
     ejected: tuple[Ejected, ...] = ()

@@ -30,7 +30,23 @@ class IdentityStatus(msgspec.Struct, frozen=True):
     workers: int = 0
 
 
+class HoldStatus(msgspec.Struct, frozen=True):
+    """A service that an operator holds back. `phase` is announced, draining or maintenance;
+    `kinds` are the verbs that hold it, maintenance and drain; `under_way` its exchanges and relayed
+    connections, `left` those that were when its drain was over (None before), `seconds_left` the
+    time that its drain has yet."""
+
+    phase: str
+    why: str
+    kinds: tuple[str, ...] = ()
+    under_way: int = 0
+    seconds_left: float = 0.0
+    left: int | None = None
+
+
 class ServiceStatus(msgspec.Struct, frozen=True):
+    """`adopted` is the id of the registration where another tool made it."""
+
     name: str
     id: str
     port: int
@@ -43,6 +59,8 @@ class ServiceStatus(msgspec.Struct, frozen=True):
     registered: bool
     identity: IdentityStatus
     intentions: tuple[str, ...] = ()
+    adopted: str = ""
+    hold: HoldStatus | None = None
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):

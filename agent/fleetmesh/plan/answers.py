@@ -137,6 +137,7 @@ class Check(msgspec.Struct, frozen=True):
     status: str = field(name="Status", default="")
     id: str = field(name="CheckID", default="")
     service_id: str = field(name="ServiceID", default="")
+    notes: str = field(name="Notes", default="")
 
 
 class Instance(msgspec.Struct, frozen=True):

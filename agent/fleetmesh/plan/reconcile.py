@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import msgspec
+from msgspec.structs import replace
 
+from fleetmesh.plan.adoption import is_ours
 from fleetmesh.plan.answers import AgentChecks, AgentServices, ServiceInstance
-from fleetmesh.plan.registration import DIGEST, Registration, is_ours
+from fleetmesh.plan.holds import MAINTENANCE_CHECK, NOTES, foreign_maintenance
+from fleetmesh.plan.registration import DIGEST, Registration
 
 
 class Register(msgspec.Struct, frozen=True):
@@ -32,7 +35,7 @@ def actions(
     wanted goes, sidecars before their services."""
     wanted = tuple(wanted)
     register = [
-        Register(registration)
+        Register(_in_maintenance(registration, checks))
         for registration in wanted
         if (registration.heartbeat is None or registration.service in ready)
         and not _current(registration, registered, checks)
@@ -51,7 +54,8 @@ def _current(
     checks: AgentChecks,
 ) -> bool:
     """Whether Consul has it unaltered. The digest covers all of it, as we wrote it; name, port,
-    address and the checks are compared too, because others can write."""
+    address and the checks are compared too, because others can write. Checks that others added
+    are theirs."""
     there = registered.get(registration.id)
     if there is None:
         return False
@@ -61,6 +65,36 @@ def _current(
         and there.name == body["Name"]
         and there.port == body["Port"]
         and there.address == body["Address"]
-        and len(body["Checks"])
-        == sum(check.service_id == registration.id for check in checks.values())
+        and all(
+            (check := checks.get(check_id)) is not None and check.service_id == registration.id
+            for check_id in registration.checks
+        )
     )
+
+
+def stands_in_the_way(action: Action, registered: AgentServices, checks: AgentChecks) -> str:
+    """Why an action must not be taken, empty where nothing is against it: Consul has each check id
+    once, and registering takes it away from whoever has it."""
+    if isinstance(action, Deregister):
+        return ""
+    for check_id in sorted(action.registration.checks):
+        check = checks.get(check_id)
+        if check is None or check.service_id == action.registration.id:
+            continue
+        owner = registered.get(check.service_id)
+        if owner is None or not is_ours(owner):
+            whose = f"service {check.service_id}" if check.service_id else "the node"
+            return f'check ID "{check_id}" is that of another tool, for {whose}'
+    return ""
+
+
+def _in_maintenance(registration: Registration, checks: AgentChecks) -> Registration:
+    """Registering removes the checks that are not named, and so would end the maintenance that
+    somebody began with `consul maint`."""
+    check_id = f"{MAINTENANCE_CHECK}{registration.id}"
+    there = checks.get(check_id)
+    if there is None or there.notes.startswith(NOTES) or check_id in registration.checks:
+        return registration
+    kept = foreign_maintenance(registration.id, there.notes)
+    body = {**registration.body, "Checks": [*registration.body["Checks"], kept]}
+    return replace(registration, body=body)

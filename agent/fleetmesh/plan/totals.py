@@ -47,8 +47,12 @@ def total(reports: Iterable[Report]) -> Report:
             )
         for again in report.retries:
             key = (again.direction, again.source, again.destination, again.route)
-            had = retries[key].count if key in retries else 0
-            retries[key] = msgspec.structs.replace(again, count=had + again.count)
+            known = retries.get(key)
+            retries[key] = msgspec.structs.replace(
+                again,
+                count=again.count + (known.count if known else 0),
+                spared=again.spared + (known.spared if known else 0),
+            )
         for times in report.ejections:
             key = (times.service, times.reason)
             had = ejections[key].count if key in ejections else 0

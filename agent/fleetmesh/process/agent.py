@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.status import ConsulStatus, Status
+from fleetmesh.plan.holds import Hold, HoldKind
 from fleetmesh.process import reporting
 from fleetmesh.process.front import Front
 from fleetmesh.process.mesh import Mesh
@@ -147,13 +149,20 @@ class Agent:
             capture=mesh.keeper.status(),
             services=tuple(
                 reporting.service_status(
-                    service, snapshot, front.ports, mesh.uids, mesh.registrar.registered, reports
+                    service,
+                    snapshot,
+                    front.ports,
+                    mesh.uids,
+                    mesh.registrar.registered,
+                    reports,
+                    adopted=mesh.registrar.adopted.get(service.name, ""),
+                    hold=mesh.holder.status(service.name),
                 )
                 for service in front.settings.services
             ),
             upstreams=snapshot.upstreams if snapshot else (),
             workers=reporting.worker_statuses(front.supervisor),
-            problems=(*mesh.refused, *mesh.problems),
+            problems=(*mesh.refused, *mesh.problems, *mesh.registrar.problems),
             default_allow=snapshot.default_allow if snapshot else False,
             kernel_tls=self._kernel_tls,
             ejected=reporting.ejected(reports),
@@ -188,6 +197,22 @@ class Agent:
 
     async def capture_remove(self) -> Any:
         return await self._mesh.keeper.remove()
+
+    def hold(self, service: str, kind: str, why: str, within: float) -> list[str] | None:
+        names = self._declared(service)
+        for name in names:
+            self._mesh.holder.hold(Hold(name, HoldKind(kind), why, time.time(), within))
+        return names or None
+
+    def release(self, service: str, kind: str) -> list[str] | None:
+        names = self._declared(service)
+        released = [name for name in names if self._mesh.holder.release(name, HoldKind(kind))]
+        return released if names else None
+
+    def _declared(self, service: str) -> list[str]:
+        """The service of that name, or all of them for an empty one."""
+        names = [one.name for one in self._front.settings.services]
+        return [name for name in names if name == service] if service else names
 
     @property
     def _consul_error(self) -> str:

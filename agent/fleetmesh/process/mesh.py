@@ -20,9 +20,10 @@ from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.compile import compile_snapshot
 from fleetmesh.plan.ports import Allocation, allocate
-from fleetmesh.plan.registration import desired
+from fleetmesh.plan.registration import Wanted
 from fleetmesh.process.capturing import CaptureKeeper
 from fleetmesh.process.front import Front
+from fleetmesh.process.holding import Holder
 from fleetmesh.process.observing import Observer
 from fleetmesh.process.registering import Registrar
 from fleetmesh.process.tasks import TaskSet
@@ -58,6 +59,12 @@ class Mesh:
         self.problems: list[Problem] = []
         self.observer = Observer(client, front.settings, self._mark, lambda: self.registrar.nudge())
         self.registrar = Registrar(client, self.observer.contact)
+        self.holder = Holder(
+            front.settings.state_dir,
+            front.supervisor,
+            self._held,
+            lambda: self.registrar.registered,
+        )
         self.keeper = CaptureKeeper(front.settings)
         self._files = files
         self._changed = changed
@@ -70,11 +77,13 @@ class Mesh:
     async def start(self) -> None:
         """Put in force what the workers serve already, if anything, then ask Consul."""
         await self.keeper.start()
+        self.holder.retain({service.name for service in self.front.settings.services})
         if self.front.snapshot is not None:
             async with self._reconciling:
                 await self._put_in_force(self.front.snapshot)
         self.observer.start()
         self.registrar.start()
+        self.holder.start()
         self._tasks.spawn(self._reconcile_for_ever(), "reconcile")
         self._loop.call_later(FIRST_PATIENCE, self._mark)
         self._loop.call_later(FULL_PATIENCE, self._mark)
@@ -83,6 +92,7 @@ class Mesh:
         """Stop deciding, then let the workers finish. Capture rules stay."""
         await self._tasks.close()
         await self.observer.close()
+        await self.holder.close()
         await self.registrar.close()
         await self.keeper.stop()
         await self.front.supervisor.drain()
@@ -132,11 +142,26 @@ class Mesh:
 
     async def _put_in_force(self, snapshot: Snapshot, again: bool = False) -> None:
         self.problems += await self.front.publish(snapshot, again)
-        settings = self.front.settings
-        await self._capture(settings)
-        protocols = {service.name: service.protocol for service in snapshot.services}
-        ready = frozenset(s.name for s in snapshot.services if s.leaf is not None)
-        self.registrar.want(desired(settings, self.front.ports, protocols), ready)
+        await self._capture(self.front.settings)
+        self._want()
+
+    def _want(self) -> None:
+        front = self.front
+        services = front.snapshot.services if front.snapshot is not None else ()
+        self.registrar.want(
+            Wanted(
+                settings=front.settings,
+                ports=front.ports,
+                protocols={service.name: service.protocol for service in services},
+                ready=frozenset(s.name for s in services if s.leaf is not None),
+                held=self.holder.held(),
+            )
+        )
+
+    def _held(self) -> None:
+        if self.front.snapshot is not None:
+            self._want()
+        self._changed()
 
     async def _capture(self, settings: Settings) -> None:
         """Capture those services that have an identity."""
@@ -192,6 +217,7 @@ class Mesh:
             await self._capture(_only(before, staying))
         self.uids = dict(uids)
         await self.front.switch(settings, ports)
+        self.holder.retain(staying)
         self.observer.retarget(settings)
         await self._reconcile(again=True)
 

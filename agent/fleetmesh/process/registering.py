@@ -7,31 +7,43 @@ import logging
 from collections.abc import Callable
 
 from fleetmesh.edge.consul import ConsulClient, ConsulError
-from fleetmesh.plan.reconcile import Deregister, Register, actions
-from fleetmesh.plan.registration import Registration
+from fleetmesh.model.problem import Problem
+from fleetmesh.plan.adoption import Adopted, adopt
+from fleetmesh.plan.reconcile import Action, Register, actions, stands_in_the_way
+from fleetmesh.plan.registration import Registration, Wanted, desired
 from fleetmesh.process.tasks import TaskSet
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 10.0
-"""Seconds between two comparisons, and between two heartbeats: a third of the TTL."""
+INTERVAL = 2.0
+"""Seconds between two comparisons, which cost two questions to the agent on this host: so soon a
+registration that was lost is back, and a change by another tool is followed."""
+HEARTBEAT = 10.0
+"""Seconds between two heartbeats: a third of the TTL."""
 RETRY = 1.0
+REMEDY = "Give the check another check_id, or none"
+UNKNOWN_MODE = 'unknown field "Mode"'
+"""In the refusal of Consul before 1.10."""
 
 
 class Registrar:
     """Compares and mends every `INTERVAL` seconds and whenever it is told of something new.
 
-    `registered` names the services of which Consul has the sidecar as it should be. `contact` is
-    called with each good answer.
+    `registered` names the services of which Consul has the sidecar as it should be, `adopted` the
+    ids that other tools gave to services, by name. `problems` are registrations that Consul
+    refuses, and what other tools' stand in the way of. `contact` is called with each good answer.
     """
 
     def __init__(self, client: ConsulClient, contact: Callable[[], None]) -> None:
         self.registered: frozenset[str] = frozenset()
+        self.adopted: dict[str, str] = {}
+        self.problems: tuple[Problem, ...] = ()
         self.error = ""
         self._client = client
         self._contact = contact
-        self._wanted: tuple[Registration, ...] | None = None
-        self._ready: frozenset[str] = frozenset()
+        self._wanted: Wanted | None = None
+        self._modes = True
+        self._beat_at = 0.0
         self._wake = asyncio.Event()
         self._tasks = TaskSet()
 
@@ -41,9 +53,9 @@ class Registrar:
     async def close(self) -> None:
         await self._tasks.close()
 
-    def want(self, wanted: tuple[Registration, ...], ready: frozenset[str]) -> None:
-        if (wanted, ready) != (self._wanted, self._ready):
-            self._wanted, self._ready = wanted, ready
+    def want(self, wanted: Wanted) -> None:
+        if wanted != self._wanted:
+            self._wanted = wanted
             self._wake.set()
 
     def nudge(self) -> None:
@@ -74,26 +86,78 @@ class Registrar:
     async def _reconcile(self) -> None:
         registered = await self._client.agent_services()
         self._contact()
-        if self._wanted is None:
-            return
         wanted = self._wanted
+        if wanted is None:
+            return
         checks = await self._client.agent_checks()
-        for action in actions(wanted, registered, checks, self._ready):
-            match action:
-                case Register(registration):
-                    await self._client.register(registration.body)
-                    _log("registered", registration.id)
-                case Deregister(service_id):
-                    await self._client.deregister(service_id)
-                    _log("deregistered", service_id)
-        beating = [r for r in wanted if r.heartbeat and r.service in self._ready]
-        for registration in beating:
-            if registration.heartbeat is not None:
+        adopted = adopt(wanted.settings, registered)
+        registrations = desired(wanted, adopted, modes=self._modes)
+        refused: dict[str, Problem] = {}
+        for action in actions(registrations, registered, checks, wanted.ready):
+            reason = stands_in_the_way(action, registered, checks)
+            problem = await self._act(action, reason)
+            if problem is None:
+                continue
+            if self._modes and UNKNOWN_MODE in problem.rule:
+                self._modes = False
+                await self._reconcile()
+                return
+            refused[problem.path] = problem
+        self._tell(adopted, tuple(refused.values()))
+        ready = [r for r in registrations if r.heartbeat and r.service in wanted.ready]
+        await self._beat(ready)
+        self.registered = frozenset(r.service for r in ready if _path(r.id) not in refused)
+
+    async def _act(self, action: Action, reason: str) -> Problem | None:
+        """What Consul refuses, or what there is a reason against, stands in the way of nothing
+        else."""
+        what = "registered" if isinstance(action, Register) else "deregistered"
+        service_id = action.registration.id if isinstance(action, Register) else action.id
+        if reason:
+            return Problem(_path(service_id), f"is not {what}: {reason}", REMEDY)
+        try:
+            if isinstance(action, Register):
+                await self._client.register(action.registration.body)
+            else:
+                await self._client.deregister(service_id)
+        except ConsulError as error:
+            if not error.status:
+                raise
+            return Problem(_path(service_id), f"is not {what}: {error}")
+        log.info("%s %s", what, service_id, extra={"fields": {"event": what, "id": service_id}})
+        return None
+
+    async def _beat(self, sidecars: list[Registration]) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._beat_at:
+            return
+        for registration in sidecars:
+            if registration.heartbeat is None:
+                continue
+            try:
                 await self._client.beat(registration.heartbeat)
-        self.registered = frozenset(r.service for r in beating)
+            except ConsulError as error:
+                if not error.status:
+                    raise  # else the check is gone, which the next comparison mends
+        self._beat_at = now + HEARTBEAT
+
+    def _tell(self, adopted: Adopted, refused: tuple[Problem, ...]) -> None:
+        """Each once, for as long as it lasts."""
+        ids = {name: theirs.id for name, theirs in adopted.services.items()}
+        for name in ids.keys() - self.adopted.keys():
+            fields = {"event": "adopted", "service": name, "id": ids[name]}
+            log.info("adopted %s, which another tool registered", name, extra={"fields": fields})
+        problems = adopted.problems + refused
+        for problem in problems:
+            if problem not in self.problems:
+                fields = {"event": "registration_failed", "error": str(problem)}
+                log.warning("%s", problem, extra={"fields": fields})
+        self.adopted, self.problems = ids, problems
 
     def _failed(self, error: ConsulError) -> None:
         self.registered = frozenset()
+        self._modes = True  # what answers next may be another version
+        self._beat_at = 0.0
         if not self.error:
             log.warning(
                 "registrations are not kept up: %s",
@@ -103,5 +167,5 @@ class Registrar:
         self.error = str(error)
 
 
-def _log(what: str, service_id: str) -> None:
-    log.info("%s %s", what, service_id, extra={"fields": {"event": what, "id": service_id}})
+def _path(service_id: str) -> str:
+    return f"consul: registration of {service_id}"

@@ -12,6 +12,7 @@ from fleetmesh.model.report import Ejected, Report
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.status import (
     CaptureStatus,
+    HoldStatus,
     IdentityStatus,
     ServiceStatus,
     WorkerStatus,
@@ -31,6 +32,9 @@ def service_status(
     uids: Mapping[str, int],
     registered: frozenset[str],
     reports: Iterable[Report],
+    *,
+    adopted: str = "",
+    hold: HoldStatus | None = None,
 ) -> ServiceStatus:
     local = (
         next((s for s in snapshot.services if s.name == service.name), None) if snapshot else None
@@ -48,6 +52,8 @@ def service_status(
         registered=service.name in registered,
         identity=_identity(local, reports),
         intentions=tuple(str(i) for i in local.intentions) if local else (),
+        adopted=adopted,
+        hold=hold,
     )
 
 

@@ -204,7 +204,14 @@ class Worker:
             Served(name, identity.serial, identity.not_after)
             for name, identity in identities.items()
         )
-        return self._plane.telemetry.report(os.getpid(), self._plane.table, served)
+        report = self._plane.telemetry.report(os.getpid(), self._plane.table.generation, served)
+        table = self._plane.table
+        return msgspec.structs.replace(
+            report,
+            under_way=table.under_way(),
+            ejections=table.ejection_counts(),
+            ejected=table.ejected(),
+        )
 
     async def _drain(self, seconds: float) -> None:
         """Finish what is under way, but not for longer than `seconds`.

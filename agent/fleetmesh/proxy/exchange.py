@@ -60,6 +60,8 @@ class Exchange(Downstream):
         leg = site.leg
         if leg is not None:
             self.limit(leg.timeout, leg.idle_timeout)
+            if leg.retries is not None:
+                leg.retries.budget.earn()
             if leg.request is not None:
                 self.lines = leg.request.changed(self.lines, self, self.peer)
         elif self.limited:
@@ -129,6 +131,9 @@ class Exchange(Downstream):
             return False
         tries = len(self._tried) + 1
         if tries > policy.count:
+            return False
+        if not policy.budget.spend(self.plane.now):
+            self.series.spared(self.site.route_name)
             return False
         self.series.retried(self.site.route_name)
         self._tried.append(lane.endpoint_id)

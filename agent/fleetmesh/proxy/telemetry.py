@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 
-from fleetmesh.core.table import Table
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import (
     BUCKETS,
     ConnectionCount,
     Direction,
-    Ejected,
-    EjectionCount,
     Latency,
     RefusalCount,
     Report,
@@ -56,7 +53,7 @@ class Answers:
 
 class Series(Tally):
     """The counters of one (direction, source, destination, kind); `answers` by route and status,
-    `retries` by route.
+    `retries` by route: those sent, and those that the budget did not allow.
 
     An array for each exact status costs less on the path than one for each class beside a count
     of the exact ones, and sums up to the same.
@@ -84,7 +81,7 @@ class Series(Tally):
         self.active = 0
         self.lived = 0.0
         self.answers: dict[str, dict[int, Answers]] = {}
-        self.retries: dict[str, int] = {}
+        self.retries: dict[str, list[int]] = {}
 
     def begin(self) -> None:
         self.opened += 1
@@ -106,7 +103,11 @@ class Series(Tally):
 
     def retried(self, route: str) -> None:
         """A request is sent once more."""
-        self.retries[route] = self.retries.get(route, 0) + 1
+        self.retries.setdefault(route, [0, 0])[0] += 1
+
+    def spared(self, route: str) -> None:
+        """It is not, for the budget is spent."""
+        self.retries.setdefault(route, [0, 0])[1] += 1
 
 
 class Telemetry:
@@ -132,7 +133,7 @@ class Telemetry:
         key = (direction, source, destination, refusal.code)
         self._refusals[key] = self._refusals.get(key, 0) + 1
 
-    def report(self, pid: int, table: Table, served: tuple[Served, ...]) -> Report:
+    def report(self, pid: int, generation: int, served: tuple[Served, ...]) -> Report:
         for tally in self.tallies:
             tally.fold()
         requests: list[RequestCount] = []
@@ -152,27 +153,21 @@ class Telemetry:
                     series.lived,
                 )
             )
-            retries += [RetryCount(*who, *counted) for counted in series.retries.items()]
+            for route, counts in series.retries.items():
+                retries.append(RetryCount(*who, route, *counts))
             for route, by_status in series.answers.items():
                 for status, answers in by_status.items():
                     requests.append(RequestCount(*who, status, sum(answers.buckets), route))
                 latencies.extend(_latencies(series, route, by_status))
         return Report(
             pid=pid,
-            generation=table.generation,
+            generation=generation,
             requests=tuple(requests),
             connections=tuple(connections),
             refusals=tuple(RefusalCount(*key, count) for key, count in self._refusals.items()),
             latencies=tuple(latencies),
             retries=tuple(retries),
             served=served,
-            ejections=tuple(EjectionCount(*key, count) for key, count in table.ejections.items()),
-            ejected=tuple(
-                Ejected(outliers.service, standing.endpoint_id, standing.reason)
-                for outliers in table.outliers.values()
-                for standing in outliers.standings
-                if standing.out
-            ),
         )
 
 

@@ -108,6 +108,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_connections: Annotated[int, kinds.PLACES] = 0
     max_requests: Annotated[int, kinds.PLACES] = 0
     warm_connections: Annotated[int, kinds.WARM] = 0
+    retry_budget: Annotated[float, kinds.SHARE] = 0.2
+    min_retries_per_second: Annotated[int, kinds.RETRIES] = 3
     slow_start: Annotated[float, kinds.SLOW_START] = 10.0
     outlier: OutlierSettings = OutlierSettings()
 
@@ -179,6 +181,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checks: tuple[dict[str, Any], ...] = ()
     upstreams: tuple[ServiceName, ...] = ()
     weight: Annotated[int, kinds.WEIGHT] = 1
+    warning_weight: Annotated[int, kinds.WARNING_WEIGHT] = 1
     outbound_port: Port | None = None
     sidecar_port: Port | None = None
     file: Annotated[str, kinds.Hidden()] = ""

@@ -121,6 +121,7 @@ def check_together(
     Problems go to the reader of the file that comes second.
     """
     _check_names(declared)
+    _check_check_ids(declared)
     _check_ports(agent, declared)
     if agent is not None:
         for range_key, field, needs in (
@@ -155,6 +156,23 @@ def _check_names(declared: Sequence[Declared]) -> None:
                 )
                 break
             ids[own] = reader.file
+
+
+def _check_check_ids(declared: Sequence[Declared]) -> None:
+    """A Consul agent has each id once, whichever service it is of."""
+    owners: dict[str, str] = {}
+    for service, reader in _pairs(declared):
+        for index, check in enumerate(service.checks):
+            check_id = check.get("CheckID")
+            if not isinstance(check_id, str):
+                continue
+            if check_id in owners:
+                reader.problem(
+                    f"checks[{index}]",
+                    f'check ID "{check_id}" is taken by {owners[check_id]}',
+                    "Give one of the two another check_id, or none",
+                )
+            owners.setdefault(check_id, reader.file)
 
 
 def _check_ports(agent: Settings | None, declared: Sequence[Declared]) -> None:

@@ -104,7 +104,8 @@ def test_the_kind_can_be_said(tmp_path: Path) -> None:
         "port: is missing. Add port",
         (
             "hello: is not known here. Known keys: name, port, id, address, user, unit, protocol, "
-            "mode, on_stop, tags, meta, checks, upstreams, weight, outbound_port, sidecar_port"
+            "mode, on_stop, tags, meta, checks, upstreams, weight, warning_weight, outbound_port, "
+            "sidecar_port"
         ),
     ]
 

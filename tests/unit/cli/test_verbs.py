@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 from fleetmesh import __version__
 from fleetmesh.cli import app
 
-VERBS = ("agent", "status", "requests", "check", "capture", "validate", "reload", "version")
+VERBS = (
+    *("agent", "status", "requests", "check", "capture", "validate"),
+    *("maintenance", "drain", "undrain", "reload", "version"),
+)
 
 
 def shell(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from fleetmesh.core.budget import Budget
 from fleetmesh.core.retry import pause, policy
 from fleetmesh.core.route_rules import problems
 from fleetmesh.model.traffic import Retries, Route
+
+BUDGET = Budget(0.2, 3)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +23,7 @@ from fleetmesh.model.traffic import Retries, Route
     ],
 )
 def test_conditions(on: str, retried: set[int], connect: bool, reset: bool) -> None:
-    made = policy(Retries(1, (on,), (418,)))
+    made = policy(Retries(1, (on,), (418,)), BUDGET)
     assert made is not None
     asked = {200, 409, 418, 499, 500, 502, 503, 504, 599, 600}
     assert retried | {418} <= made.statuses
@@ -30,9 +33,9 @@ def test_conditions(on: str, retried: set[int], connect: bool, reset: bool) -> N
 
 
 def test_nothing_to_retry_is_no_policy() -> None:
-    assert policy(Retries()) is None
-    assert policy(Retries(3)) is None
-    assert policy(Retries(0, ("5xx",))) is None
+    assert policy(Retries(), BUDGET) is None
+    assert policy(Retries(3), BUDGET) is None
+    assert policy(Retries(0, ("5xx",)), BUDGET) is None
 
 
 def test_pauses_grow_to_a_limit() -> None:

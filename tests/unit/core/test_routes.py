@@ -9,11 +9,14 @@ from collections.abc import Sequence
 import pytest
 from tests.support.ca import spiffe
 
+from fleetmesh.core.budget import Budget
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.traffic import FieldMatch, Match, Protocol, QueryMatch, Route, Target, Upstream
+
+BUDGET = Budget(0.2, 3)
 
 
 def head(method: str, target: str, *fields: tuple[str, str]) -> RequestHead:
@@ -274,7 +277,7 @@ def test_what_is_forwarded(match: Match, rewrite: str, target: str, forwarded: s
     """The matched part is replaced, the query stays."""
     own = Target("api", "api", "dc1", "sni", spiffe("api"))
     upstream = Upstream("api", Protocol.HTTP, own, (), (Route("r", match, None, rewrite),))
-    way = UpstreamEntry(upstream, {"api": TargetEntry("api", [], 0)}, None).ways[0]
+    way = UpstreamEntry(upstream, {"api": TargetEntry("api", [], 0)}, None, BUDGET).ways[0]
     assert way.rewrites is bool(rewrite)
     assert (way.forwarded(target.encode()) if way.rewrites else target.encode()) == (
         forwarded.encode()

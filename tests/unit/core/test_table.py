@@ -217,3 +217,12 @@ def test_the_stricter_limit_holds() -> None:
     table = link(msgspec.structs.replace(base, upstreams=(limited,)), 1, None, 0, keeping)
     pool = own(table).places[0].lane("web", False).pool
     assert (pool.max_connections, pool.max_requests, pool.max_pending) == (5, 3, 0)
+
+
+def test_what_goes_on_at_the_applications_is_counted_by_service() -> None:
+    table = link(state(1), 1, None, 0)
+    table.services["web"].application.pool.lend()
+    table.services["web"].application.pool.opening += 1
+    assert {one.service: one.count for one in table.under_way()} == {"web": 2, "cart": 0}
+    again = link(state(2), 2, table, 0)
+    assert {one.service: one.count for one in again.under_way()} == {"web": 2, "cart": 0}

@@ -43,6 +43,7 @@ class FakeAgent:
         self.asked: list[float | None] = []
         self.kept: Sequence[Record] | None = None
         self.limits: list[int] = []
+        self.held: list[tuple[object, ...]] = []
 
     async def status(self) -> Status:
         capture = CaptureStatus("applied")
@@ -71,6 +72,16 @@ class FakeAgent:
 
     async def reload(self) -> Sequence[Problem]:
         return self.problems
+
+    def hold(self, service: str, kind: str, why: str, within: float) -> Sequence[str] | None:
+        if service == "unwritable":
+            raise OSError("the disk is full")
+        self.held.append((service, kind, why, within))
+        return ["web"] if service in {"", "web"} else None
+
+    def release(self, service: str, kind: str) -> Sequence[str] | None:
+        self.held.append((service, kind))
+        return [] if service in {"", "web"} else None
 
 
 @pytest.fixture
@@ -153,3 +164,50 @@ async def test_defects_and_unknown_paths_answer_in_json(client: TestClient[Any, 
     assert answer.status == 500
     assert "not readable" in (await answer.json())["error"]
     assert "error" in await (await client.get("/v1/nothing")).json()
+
+
+async def test_services_are_held_and_released(
+    client: TestClient[Any, Any], agent: FakeAgent
+) -> None:
+    body = {"service": "web", "kind": "drain", "why": " new \n disk", "within": 5}
+    answer = await client.post("/v1/hold", json=body)
+    assert (answer.status, await answer.json()) == (200, {"services": ["web"]})
+    answer = await client.post("/v1/release", json={"kind": "maintenance"})
+    assert (answer.status, await answer.json()) == (200, {"services": []})
+    assert agent.held == [("web", "drain", "new disk", 5), ("", "maintenance")]
+
+
+@pytest.mark.parametrize("path", ["/v1/hold", "/v1/release"])
+async def test_a_service_that_is_not_declared(client: TestClient[Any, Any], path: str) -> None:
+    answer = await client.post(path, json={"service": "nobody", "kind": "drain"})
+    assert answer.status == 404
+    assert (await answer.json())["error"] == 'no service "nobody" is declared on this host'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"kind": "forever"},
+        {"kind": ["drain"]},
+        {"kind": "drain", "service": 1},
+        {"kind": "drain", "why": 1},
+        {"kind": "drain", "why": "x" * 501},
+        {"kind": "drain", "within": -1},
+        {"kind": "drain", "within": True},
+        {"kind": "drain", "within": "soon"},
+    ],
+)
+async def test_wrong_holds_are_refused(
+    client: TestClient[Any, Any], agent: FakeAgent, body: Any
+) -> None:
+    answer = await client.post("/v1/hold", json=body)
+    assert answer.status == 400
+    assert "error" in await answer.json()
+    assert agent.held == []
+
+
+async def test_a_hold_that_cannot_be_kept_is_told(client: TestClient[Any, Any]) -> None:
+    answer = await client.post("/v1/hold", json={"service": "unwritable", "kind": "drain"})
+    assert answer.status == 500
+    assert "the disk is full" in (await answer.json())["error"]

@@ -13,6 +13,7 @@ from fleetmesh.model.report import (
     RefusalCount,
     Report,
     RequestCount,
+    RetryCount,
 )
 
 OUT, PLAIN = Direction.OUTBOUND, Direction.PLAIN
@@ -24,6 +25,7 @@ FIGURES = Figures(
         requests=(RequestCount(OUT, "web", "api", 200, 7, "items"),),
         connections=(ConnectionCount(OUT, "web", "api", "http", 3, 1, 100, 50, 7.5),),
         refusals=(RefusalCount(PLAIN, "", "api", "plaintext", 2),),
+        retries=(RetryCount(Direction.OUTBOUND, "web", "api", "r", 4, 5),),
         latencies=(Latency(OUT, "web", "api", "items", 2, (*(1 for _ in BUCKETS), 2), 12.5),),
         ejections=(EjectionCount("api", "5xx", 4), EjectionCount("db", "gateway", 1)),
         ejected=(Ejected("api", "a/api", "5xx", 2), Ejected("api", "b/api", "gateway")),

@@ -10,6 +10,7 @@ from fleetmesh.model.report import (
     RefusalCount,
     Report,
     RequestCount,
+    RetryCount,
 )
 from fleetmesh.plan.totals import retire, total
 
@@ -27,6 +28,7 @@ def report(number: int) -> Report:
         latencies=(Latency(OUT, "web", "api", "", 2, counts, number / 10),),
         ejections=(EjectionCount("api", "5xx", number), EjectionCount("db", "probe", 1)),
         ejected=(Ejected("api", "n1/api", "5xx"), Ejected("api", f"m{number}/api", "probe")),
+        retries=(RetryCount(OUT, "web", "api", "r", number, 10 * number),),
     )
 
 
@@ -36,6 +38,7 @@ def test_sums_by_label() -> None:
     assert [(r.status, r.count) for r in whole.requests] == [(200, 3), (503, 1)]
     assert whole.connections == (ConnectionCount(OUT, "web", "api", "http", 3, 2, 30, 10, 1.0),)
     assert whole.refusals == (RefusalCount(OUT, "web", "api", "denied", 3),)
+    assert whole.retries == (RetryCount(OUT, "web", "api", "r", 3, 30),)
     assert whole.latencies[0].counts == (3,) * (len(BUCKETS) + 1)
     assert round(whole.latencies[0].total, 6) == 0.3
 

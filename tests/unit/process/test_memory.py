@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 
 from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.plan.holds import Hold, HoldKind
 from fleetmesh.plan.ports import Allocation
-from fleetmesh.process.memory import keep_snapshot, load_ports, recall_snapshot, save_ports
+from fleetmesh.process.memory import (
+    keep_snapshot,
+    load_holds,
+    load_ports,
+    recall_snapshot,
+    save_holds,
+    save_ports,
+)
 
 SNAPSHOT = Snapshot("td", "dc1", "n", ("ROOT",), (), ())
 PORTS = Allocation({"web": 15100}, {"web": 21000})
@@ -28,6 +36,14 @@ def test_unreadable_ports_begin_anew(tmp_path: Path, content: str) -> None:
 def test_unwritable_state_does_not_end_the_agent(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where a directory should be")
     save_ports(str(tmp_path / "state"), PORTS)
+
+
+def test_held_services_come_back(tmp_path: Path) -> None:
+    holds = (Hold("web", HoldKind.DRAIN, "why", 100.0, 60.0, 3),)
+    save_holds(str(tmp_path / "state"), holds)
+    assert load_holds(str(tmp_path / "state")) == holds
+    (tmp_path / "state/holds.json").write_text('[{"service": 1}]')
+    assert load_holds(str(tmp_path / "state")) == ()
 
 
 def test_snapshot_is_kept_by_the_service_manager_alone(

@@ -22,9 +22,10 @@ from tests.support.worker import (
     upstream,
 )
 
+from fleetmesh.core.lane import DEFAULTS
 from fleetmesh.model.snapshot import LocalService
 from fleetmesh.model.traffic import Endpoint, FieldChanges, Match, Retries, Route, Split, Upstream
-from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
+from fleetmesh.settings import AccessLogMode, AccessLogSettings, UpstreamSettings, WorkerSettings
 
 
 class Called:
@@ -54,6 +55,7 @@ async def called(
     *,
     app: Scripted | None = None,
     dead: bool = False,
+    keep: UpstreamSettings = DEFAULTS,
     say: Callable[[Upstream], Upstream] = lambda api: api,
 ) -> AsyncIterator[Called]:
     """`say` makes the upstream say more. `dead`: most of it is an endpoint that is nobody's."""
@@ -73,7 +75,7 @@ async def called(
         (local_service("web", 1, authority.leaf("web")), own),
         (say(theirs),),
     )
-    settings = WorkerSettings(access_log=AccessLogSettings(mode=AccessLogMode.RING))
+    settings = WorkerSettings(upstream=keep, access_log=AccessLogSettings(mode=AccessLogMode.RING))
     async with WorkerProcess(0, settings) as caller, WorkerProcess(1) as callee:
         assert not (await callee.publish(what, {inbound("api"): side})).error
         assert not (await caller.publish(what, {outbound("web", "api"): out})).error
@@ -133,6 +135,19 @@ async def test_timeout_of_a_route_holds_over_its_retries() -> None:
         assert record.attempts > 3
         report = await there.caller.report()
         assert [(one.route, one.count) for one in report.retries] == [("all", record.attempts - 1)]
+
+
+async def test_retries_are_kept_within_their_budget() -> None:
+    """The application fails everything: it sees what they allow, and the client its answer."""
+    app = Scripted()
+    keep = UpstreamSettings(retry_budget=0.2, min_retries_per_second=0)
+    retries = Retries(5, ("5xx",))
+    async with called(app=app, say=routes(Route("all", retries=retries)), keep=keep) as there:
+        for _ in range(50):
+            assert (await there.ask("GET /status?code=503"))[0] == 503
+        assert 50 < app.served <= 60
+        (again,) = (await there.caller.report()).retries
+        assert (again.count, again.spared) == (app.served - 50, 50)
 
 
 async def test_request_that_another_route_takes_is_not_retried() -> None:

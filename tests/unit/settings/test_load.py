@@ -176,6 +176,14 @@ def test_a_directory_that_is_none(tmp_path: Path) -> None:
             '3: id: ID "x-sidecar-proxy" is taken by 1.yaml. Give one of the two another id',
         ),
         (
+            "name: a\nport: 80\nchecks: [{check_id: x, ttl: 5s}]",
+            "name: b\nport: 81\nchecks: [{ttl: 5s}, {CheckID: x, ttl: 9s}]",
+            (
+                '3: checks[1]: check ID "x" is taken by 1.yaml. '
+                "Give one of the two another check_id, or none"
+            ),
+        ),
+        (
             "name: a\nport: 80",
             "name: b\nport: 80",
             "2: port: 80 is taken by 1.yaml. Choose another port",
