@@ -129,6 +129,8 @@ def run(
             end = max(now, free[endpoint][0]) + takes
             heapq.heapreplace(free[endpoint], end)
         heapq.heappush(under_way, (end, number, place, place.standing, status, now))
+    for end, _, _, _, _, began in under_way:  # they wait for it beyond the run's end
+        times[int(began)].append(end - began)
     for second, taken in enumerate(times):
         taken.sort()
         found.slowest[second] = taken[int(len(taken) * 0.99)] if taken else 0.0
@@ -181,6 +183,7 @@ def _state(policy: str, weights: Sequence[int]) -> Snapshot:
     return snapshot(Authority(), services, (msgspec.structs.replace(api, target=balanced),))
 
 
+MOST = 3.0
 POLICIES = ("peak_ewma", "least_request", "round_robin", "random")
 
 
@@ -203,8 +206,8 @@ def plotted(runs: list[Run]) -> str:
                 marks,
             ),
             Panel(
-                "99 % of the requests are answered within (s)",
-                [Line(one.policy, one.slowest[:-3]) for one in runs],
+                f"99 % of the requests are answered within (s), {MOST:g} and more as {MOST:g}",
+                [Line(one.policy, [min(s, MOST) for s in one.slowest]) for one in runs],
                 marks,
             ),
             Panel(

@@ -104,7 +104,7 @@ class Standing:
         self.times = 0
         self.answers = 0
         self.failures = 0
-        self._streaks = {FAILED: 0, GATEWAY: 0, UNANSWERED: 0}
+        self._streaks: dict[str, int] = {}  # empty until something fails: there are many of these
         self._troubled = False
         self._others = others
 
@@ -123,11 +123,11 @@ class Standing:
             self.latency.observe(seconds, now)
             return
         self.waited(seconds, now)
-        self._streaks[UNANSWERED] = 0
+        self._streaks.pop(UNANSWERED, 0)
         if 502 <= status <= 504:
             self._failed((FAILED, GATEWAY), now)
         else:
-            self._streaks[GATEWAY] = 0
+            self._streaks.pop(GATEWAY, 0)
             self._failed((FAILED,), now)
 
     def unanswered(self, now: float) -> None:
@@ -166,7 +166,7 @@ class Standing:
             return
         limits = self._others.rules.limits
         for kind in reversed(kinds):  # the more exact one first
-            streak = self._streaks[kind] = self._streaks[kind] + 1
+            streak = self._streaks[kind] = self._streaks.get(kind, 0) + 1
             if 0 < limits[kind] <= streak and self._others.fails(self, kind, now):
                 return
 
@@ -199,8 +199,7 @@ class Standing:
 
     def forgive(self) -> None:
         """Failures in a row are counted anew."""
-        for kind in self._streaks:
-            self._streaks[kind] = 0
+        self._streaks.clear()
 
     def next_interval(self, now: float, interval: float) -> None:
         """Counts begin anew, and one ejection is forgotten for every interval without one."""
