@@ -230,9 +230,13 @@ def table(runs: list[Run]) -> str:
         most = max(one.share(fault, at) for fault in FAULTS for at in range(WELL, END - 1))
         rows.append(
             f"| `{one.policy}` | {one.spread(3, 13):.2f} | {max(one.slowest[5:15]):.2f} s "
-            f"| {max(one.slowest[BROKEN + 10 : WELL]):.2f} s | {left} | {most:.1f} |"
+            f"| {_at_most(max(one.slowest[BROKEN + 10 : WELL]))} | {left} | {most:.1f} |"
         )
     return "\n".join(rows)
+
+
+def _at_most(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < MOST else f"over {MOST:g} s"
 
 
 def _seconds(count: int) -> str:
