@@ -35,6 +35,7 @@ from fleetmesh.settings import HttpSettings, TcpSettings
 BUDGET = Path(__file__).with_name("budget.json")
 HEADROOM = 1.03
 WARM = 20
+ENDPOINTS = 4  # of the work that chooses among several
 COUNTED = 50
 SIDECAR, APPLICATION = 21000, 8000
 SOURCES = 20
@@ -149,7 +150,7 @@ class Replay:
         self._work = work
         self._count = 0
         self.body = 64 * 1024
-        content = {"small": 96, "4k": 4096, "64k": 64 * 1024}.get(work, 0)
+        content = {"small": 96, "several": 96, "4k": 4096, "64k": 64 * 1024}.get(work, 0)
         head = (
             b"HTTP/1.1 200 OK\r\nServer: app\r\nDate: Mon, 23 Nov 2026 15:00:00 GMT\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % content
@@ -169,7 +170,8 @@ class Replay:
         api = local_service(
             "api", APPLICATION, leaves["api"], protocol=protocol, intentions=intentions
         )
-        caller = _plane(wires, authority, web, _routed(upstream("api", SIDECAR, protocol=protocol)))
+        ports = [SIDECAR] * (ENDPOINTS if self._work == "several" else 1)
+        caller = _plane(wires, authority, web, _routed(upstream("api", *ports, protocol=protocol)))
         callee = _plane(wires, authority, api)
         wires.listening = {
             SIDECAR: lambda: InboundArrival(callee, "api"),
@@ -178,7 +180,7 @@ class Replay:
         }
         self._caller = Caller()
         wires.connect(self._caller, 1)
-        for _ in range(WARM):
+        for _ in range(WARM * len(ports) ** 2):
             before = self._caller.received
             self._write()
             async with asyncio.timeout(10):
@@ -289,7 +291,7 @@ async def _count(work: str) -> dict[str, float]:
     return {"calls": calls / COUNTED, "instructions": instructions / COUNTED}
 
 
-WORKS = ("small", "4k", "64k", "tcp")
+WORKS = ("small", "several", "4k", "64k", "tcp")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ def choices(*weights: int, first: int = 0) -> Choices:
 
 def picks(picker: Picker, times: int, seed: int = 1) -> list[int]:
     random = Random(seed)
-    return [picker.pick(random.getrandbits(64)) for _ in range(times)]
+    return [picker.pick(random.getrandbits(64), 0.0) for _ in range(times)]
 
 
 def test_what_is_said_of_algorithms_is_said_of_known_ones() -> None:
@@ -49,7 +49,7 @@ def test_shares_follow_the_weights(picker: type[Picker]) -> None:
 @every
 @pytest.mark.parametrize("number", [0, 1, 2**63, 2**64 - 1])
 def test_every_number_leads_somewhere(picker: type[Picker], number: int) -> None:
-    assert picker(choices(3, 1, 2)).pick(number) in (0, 1, 2)
+    assert picker(choices(3, 1, 2)).pick(number, 0.0) in (0, 1, 2)
 
 
 @hashing

@@ -19,12 +19,12 @@ class LeastRequest:
         self._draw = Random(choices)
         self._weights = choices.weights
 
-    def pick(self, number: int) -> int:
-        best = self._draw.pick(number)
+    def pick(self, number: int, now: float) -> int:
+        best = self._draw.pick(number, now)
         least = self._active(best) / self._weights[best]
         for _ in range(self._count - 1):
             number = mixed(number)
-            other = self._draw.pick(number)
+            other = self._draw.pick(number, now)
             load = self._active(other) / self._weights[other]
             if load < least:
                 best, least = other, load

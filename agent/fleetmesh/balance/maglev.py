@@ -46,5 +46,5 @@ class Maglev:
                     break
         self._table = table
 
-    def pick(self, number: int) -> int:
+    def pick(self, number: int, now: float) -> int:
         return self._table[number % len(self._table)]

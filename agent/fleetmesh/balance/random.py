@@ -16,5 +16,5 @@ class Random:
     def __init__(self, choices: Choices) -> None:
         self._bounds = list(accumulate(choices.weights))
 
-    def pick(self, number: int) -> int:
+    def pick(self, number: int, now: float) -> int:
         return bisect_right(self._bounds, number % self._bounds[-1])

@@ -36,7 +36,7 @@ class RingHash:
         self._points = [point for point, _ in ring]
         self._owners = [owner for _, owner in ring]
 
-    def pick(self, number: int) -> int:
+    def pick(self, number: int, now: float) -> int:
         """The first point from there on, around the ring."""
         at = bisect_left(self._points, number)
         return self._owners[at] if at < len(self._owners) else self._owners[0]

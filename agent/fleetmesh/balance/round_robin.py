@@ -21,7 +21,7 @@ class RoundRobin:
         ]
         heapq.heapify(self._due)
 
-    def pick(self, number: int) -> int:
+    def pick(self, number: int, now: float) -> int:
         due, order, index = self._due[0]
         heapq.heapreplace(self._due, (due + 1.0 / self._weights[index], order, index))
         return index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fleetmesh.cli.findings import Finding, Level, is_live, of_status, span, unreachable
+from fleetmesh.model.report import Ejected
 from fleetmesh.model.status import (
     HoldStatus,
     IdentityStatus,
@@ -63,9 +64,10 @@ def status(found: Status, out: TextIO) -> None:
     )
     page.line(f"  others: {'allowed' if found.default_allow else 'denied'} by default")
     page.section("Upstreams")
+    ejected = {one.endpoint: one for one in found.ejected}
     page.table(
         ("service", "protocol", "endpoint", "address", "health", "weight", "meta"),
-        [row for upstream in found.upstreams for row in _upstream_rows(upstream)],
+        [row for upstream in found.upstreams for row in _upstream_rows(upstream, ejected)],
         "none known",
     )
     page.section("Consul")
@@ -255,7 +257,9 @@ def _watch_row(watch: WatchStatus, now: float) -> tuple[str | Text, ...]:
     return (watch.watch, answered, stale, watch.error)
 
 
-def _upstream_rows(upstream: Upstream) -> list[tuple[str | Text, ...]]:
+def _upstream_rows(
+    upstream: Upstream, ejected: Mapping[str, Ejected]
+) -> list[tuple[str | Text, ...]]:
     first: tuple[str | Text, ...] = (
         Text(upstream.service, style="bold"),
         upstream.protocol.value,
@@ -264,19 +268,23 @@ def _upstream_rows(upstream: Upstream) -> list[tuple[str | Text, ...]]:
     if not endpoints:
         return [(*first, Text("none", style="yellow"), "", "", "", "")]
     return [
-        (*(first if index == 0 else ("", "")), *_endpoint_row(endpoint))
+        (*(first if index == 0 else ("", "")), *_endpoint_row(endpoint, ejected))
         for index, endpoint in enumerate(endpoints)
     ]
 
 
-def _endpoint_row(endpoint: Endpoint) -> tuple[str | Text, ...]:
+def _endpoint_row(endpoint: Endpoint, ejected: Mapping[str, Ejected]) -> tuple[str | Text, ...]:
     addresses = f"{_bracketed(endpoint.address)}:{endpoint.port}"
     if endpoint.address6 and endpoint.address6 != endpoint.address:
         addresses += f" {_bracketed(endpoint.address6)}:{endpoint.port}"
+    health = Text(endpoint.health.value, style="green" if is_live(endpoint) else "bold red")
+    if (out := ejected.get(endpoint.id)) is not None:
+        workers = "1 worker" if out.workers == 1 else f"{out.workers} workers"
+        health.append(f", ejected by {workers} ({out.reason})", style="yellow")
     return (
         endpoint.id,
         addresses,
-        Text(endpoint.health.value, style="green" if is_live(endpoint) else "bold red"),
+        health,
         str(endpoint.weight),
         " ".join(f"{name}={value}" for name, value in sorted(endpoint.meta.items())),
     )

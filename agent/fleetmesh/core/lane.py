@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from fleetmesh.core.outlier import Standing
 from fleetmesh.core.pool import Pool
 from fleetmesh.model.traffic import Endpoint, Limits
 from fleetmesh.settings import UpstreamSettings
@@ -21,7 +22,8 @@ class Lane:
     after `session_after` (monotonic seconds). `pool` has the idle connections of HTTP, `streams`
     those that carry TCP streams one after another, where the endpoint `shares` its connections.
     `warmed` says that its first connections are opened, or tried to be, without waiting for a
-    request.
+    request. `standing` is where it is told what the endpoint did; None where there is no other
+    that could serve in its place.
     """
 
     __slots__ = (
@@ -36,6 +38,7 @@ class Lane:
         "shares",
         "sni",
         "source",
+        "standing",
         "streams",
         "warmed",
     )
@@ -61,6 +64,7 @@ class Lane:
         self.expected = expected
         self.sni = sni
         self.connect_timeout = connect_timeout
+        self.standing: Standing | None = None
         self.session: Any = None
         self.session_after = 0.0
         self.warmed = False
@@ -100,7 +104,16 @@ Caller = tuple[str, bool]
 class Place:
     """An endpoint with what must outlive a snapshot: its lanes and their pools."""
 
-    __slots__ = ("_keeping", "_lanes", "_limits", "connect_timeout", "endpoint", "expected", "sni")
+    __slots__ = (
+        "_keeping",
+        "_lanes",
+        "_limits",
+        "connect_timeout",
+        "endpoint",
+        "expected",
+        "sni",
+        "standing",
+    )
 
     def __init__(
         self,
@@ -116,6 +129,7 @@ class Place:
         self.expected = expected
         self.sni = sni
         self.connect_timeout = connect_timeout
+        self.standing: Standing | None = None
         self._lanes: dict[Caller, Lane] = {}
 
     def lane(self, source: str, ipv6: bool) -> Lane:
@@ -135,7 +149,14 @@ class Place:
                 keeping=self._keeping,
             )
             lane.limit(self._keeping, self._limits)
+            lane.standing = self.standing
         return lane
+
+    def watch(self, standing: Standing | None) -> None:
+        """What becomes of its requests is told to `standing`."""
+        self.standing = standing
+        for lane in self._lanes.values():
+            lane.standing = standing
 
     def limit(self, limits: Limits) -> None:
         if limits != self._limits:
@@ -145,7 +166,11 @@ class Place:
 
     def active(self) -> int:
         """The requests and connections that are under way to it, of all callers."""
-        return sum([lane.pool.active + lane.pool.opening for lane in self._lanes.values()])
+        under_way = 0
+        for lane in self._lanes.values():
+            pool = lane.pool
+            under_way += pool.active + pool.opening
+        return under_way
 
     def callers(self) -> Collection[Caller]:
         """Whose lanes there are."""
@@ -153,6 +178,7 @@ class Place:
 
     def cool(self) -> None:
         """It gets no traffic for now: when it does again, it is as good as new."""
+        self.watch(None)
         for lane in self._lanes.values():
             lane.warmed = False
 

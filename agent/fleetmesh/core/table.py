@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from fleetmesh.balance.hashing import digest, mixed
 from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.budget import Budget
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
+from fleetmesh.core.outlier import Outliers, Rules, Standing
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.model.report import UnderWay
+from fleetmesh.model.report import Ejected, EjectionCount, UnderWay
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -54,27 +56,38 @@ class LocalEntry:
         self.leg = None if timeout is None else Leg(timeout)
 
 
+OutliersKey = tuple[str, float]
+"""A target's id and its connect timeout: places are shared by upstreams where both are the same."""
+
 PlaceKey = tuple[str, str, str | None, str, int, str, str, float, bool]
 
 
 class Table:
     """`upstreams` by service name, `by_destination` by the address and port that a caller dials,
     `by_address` by the address where every port is the upstream's, `services` by name, `by_port`
-    by the application's port, `outsiders` names of services without a sidecar by destination."""
+    by the application's port, `outsiders` names of services without a sidecar by destination.
+    `ejections` are counted by service and reason, and for as long as there are tables; `seed` and
+    `now` are for outliers that begin with this one."""
 
     __slots__ = (
         "by_address",
         "by_destination",
         "by_port",
+        "ejections",
         "generation",
+        "now",
+        "outliers",
         "outsiders",
         "places",
+        "seed",
         "services",
         "snapshot",
         "upstreams",
     )
 
-    def __init__(self, snapshot: Snapshot, generation: int) -> None:
+    def __init__(
+        self, snapshot: Snapshot, generation: int, now: float = 0.0, seed: int = 0
+    ) -> None:
         self.snapshot = snapshot
         self.generation = generation
         self.services: dict[str, LocalEntry] = {}
@@ -83,6 +96,10 @@ class Table:
         self.by_destination: dict[tuple[str, int], UpstreamEntry] = {}
         self.by_address: dict[str, UpstreamEntry] = {}
         self.places: dict[PlaceKey, Place] = {}
+        self.outliers: dict[OutliersKey, Outliers] = {}
+        self.ejections: dict[tuple[str, str], int] = {}
+        self.now = now
+        self.seed = seed
         self.outsiders = {
             destination: outsider.name
             for outsider in snapshot.outsiders
@@ -111,6 +128,17 @@ class Table:
         pools = [(name, entry.application.pool) for name, entry in self.services.items()]
         return tuple([UnderWay(name, pool.active + pool.opening) for name, pool in pools])
 
+    def ejection_counts(self) -> tuple[EjectionCount, ...]:
+        return tuple([EjectionCount(*key, count) for key, count in self.ejections.items()])
+
+    def ejected(self) -> tuple[Ejected, ...]:
+        """The endpoints that get no requests at the moment."""
+        found: list[Ejected] = []
+        for outliers in self.outliers.values():
+            out = [one for one in outliers.standings if one.out]
+            found += [Ejected(outliers.service, one.endpoint_id, one.reason) for one in out]
+        return tuple(found)
+
 
 def link(
     snapshot: Snapshot,
@@ -118,12 +146,17 @@ def link(
     previous: Table | None,
     offset: int,
     keeping: UpstreamSettings = DEFAULTS,
+    now: float = 0.0,
+    seed: int = 0,
 ) -> Table:
     """A table of `snapshot`. What did not change keeps its places, lanes and pools.
 
-    `offset` is the worker's number, for pickers; `keeping` is for new pools.
+    `offset` is the worker's number, for pickers; `keeping` is for new pools. `now` is of the clock
+    that endpoints' outcomes are told by, `seed` any number, different from caller to caller.
     """
-    table = Table(snapshot, generation)
+    table = Table(snapshot, generation, now, seed)
+    if previous is not None:
+        table.ejections = previous.ejections
     for service in snapshot.services:
         application = None
         if previous is not None and (known := previous.services.get(service.name)) is not None:
@@ -166,12 +199,10 @@ def _upstream(
     targets: dict[str, TargetEntry] = {}
     for target in upstream.targets():
         before = known.targets.get(target.id) if known is not None else None
+        places = _places(target, table, previous, keeping)
+        outliers = _outliers(target, places, table, previous, keeping)
         targets[target.id] = TargetEntry(
-            target.id,
-            _places(target, table, previous, keeping),
-            offset,
-            target.balancing,
-            before,
+            target.id, places, offset, target.balancing, before, outliers
         )
     for target in upstream.targets():
         targets[target.id].fail_over([targets[other] for other in target.failover])
@@ -214,6 +245,39 @@ def _places(
         else:
             place.cool()
     return places
+
+
+def _outliers(
+    target: Target,
+    places: list[Place],
+    table: Table,
+    previous: Table | None,
+    keeping: UpstreamSettings,
+) -> Outliers | None:
+    """None where one endpoint, or none, has all requests whatever it does with them."""
+    if len(places) < 2:
+        for place in places:
+            place.watch(None)
+        return None
+    key = (target.id, target.connect_timeout)
+    outliers = table.outliers.get(key)
+    if outliers is not None:
+        return outliers
+    rules = Rules(keeping.outlier, keeping.slow_start, target.passive_health)
+    outliers = previous.outliers.get(key) if previous is not None else None
+    if outliers is None:
+        seed = mixed(table.seed ^ digest(target.id.encode()))
+        outliers = Outliers(target.service, rules, seed, table.ejections)
+    standings: list[Standing] = []
+    for place in places:
+        standing = place.standing
+        if standing is None:
+            standing = Standing(place.endpoint.id, outliers)
+            place.watch(standing)
+        standings.append(standing)
+    outliers.hold(standings, rules, table.now)
+    table.outliers[key] = outliers
+    return outliers
 
 
 def dropped(previous: Table, table: Table) -> list[Lane]:

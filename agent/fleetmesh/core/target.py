@@ -6,9 +6,14 @@ from collections.abc import Collection, Sequence
 
 from fleetmesh.balance import COUNTING, DEFAULT, HASHING, PICKERS, Picker
 from fleetmesh.balance.choices import EVENLY, Choices
+from fleetmesh.balance.hashing import mixed
+from fleetmesh.balance.latency import Latency
 from fleetmesh.core.hashing import Hashing
 from fleetmesh.core.lane import Caller, Place
+from fleetmesh.core.outlier import Outliers
 from fleetmesh.model.traffic import Balancing
+
+_TURNS = 8
 
 
 class _Active:
@@ -25,7 +30,8 @@ class _Active:
 
 class TargetEntry:
     """A target with its eligible endpoints and the picker that chooses among them. `draws`: its
-    picker wants a number, which `hashing`, if there is one, takes from the request.
+    picker wants a number, which `hashing`, if there is one, takes from the request. `outliers` has
+    the standings of its places, if there are several.
 
     `previous` is what it was in the table before: its callers are remembered, and its picker goes
     on where nothing changed that it knows of.
@@ -34,12 +40,16 @@ class TargetEntry:
     __slots__ = (
         "_called_by",
         "_chosen_of",
+        "_only",
+        "_outliers",
         "_own_picker",
         "_picker",
         "_serving",
+        "_turn",
         "draws",
         "hashing",
         "id",
+        "outliers",
         "places",
     )
 
@@ -50,29 +60,36 @@ class TargetEntry:
         offset: int,
         balancing: Balancing = EVENLY,
         previous: TargetEntry | None = None,
+        outliers: Outliers | None = None,
     ) -> None:
         self._called_by = previous.callers() if previous is not None else frozenset()
         self.id = target_id
         self.places = places
         policy = balancing.policy or DEFAULT
-        self.draws = policy not in COUNTING
+        # One endpoint has all: nothing is drawn or counted for it. A hash may ask for a cookie.
+        self._only = places[0] if len(places) == 1 else None
+        self.draws = policy in HASHING or (self._only is None and policy not in COUNTING)
         self.hashing = Hashing(balancing.hash_policies) if policy in HASHING else None
+        self.outliers = outliers
         choices = Choices(
             [place.endpoint.id for place in places],
             [place.endpoint.weight for place in places],
             offset,
             balancing,
             _Active(places),
+            _latencies(places),
         )
         self._chosen_of = choices
         self._own_picker: Picker | None = None
-        if places:
+        if len(places) > 1:
             if previous is not None and previous.places == places and previous.suits(choices):
                 self._own_picker = previous._own_picker
             else:
                 self._own_picker = PICKERS[policy](choices)
         self._picker = self._own_picker
         self._serving = places
+        self._outliers = outliers
+        self._turn = offset
 
     def suits(self, choices: Choices) -> bool:
         known = self._chosen_of
@@ -86,21 +103,52 @@ class TargetEntry:
             if other.places:
                 self._picker = other._own_picker
                 self._serving = other.places
+                self._only = other._only
+                self._outliers = other.outliers
                 self.draws = other.draws
                 self.hashing = other.hashing
                 return
 
-    def pick(self, tried: Collection[str] = (), number: int = 0) -> Place | None:
-        """The next endpoint, one that is not in `tried` (ids) if there is any such; None when
-        no endpoint is eligible."""
+    def pick(self, tried: Collection[str] = (), number: int = 0, now: float = 0.0) -> Place | None:
+        """The next endpoint, one that is not in `tried` (ids) and not ejected if there is any
+        such; None when no endpoint is eligible. `now` is of the clock that outcomes are told by."""
+        if self._only is not None:
+            return self._only
         if self._picker is None:
             return None
-        place = self._serving[self._picker.pick(number)]
-        if place.endpoint.id not in tried:
-            return place
-        others = (other for other in self._serving if other.endpoint.id not in tried)
-        return next(others, place)
+        place = self._serving[self._picker.pick(number, now)]
+        outliers = self._outliers
+        if tried or (outliers is not None and outliers.unsteady):
+            return self._settle(place, tried, number, now)
+        return place
+
+    def _settle(self, place: Place, tried: Collection[str], number: int, now: float) -> Place:
+        """`place`, or another where that may not have the request. Who was hashed to it is hashed
+        again, so that its requests spread over all others and those of no other move."""
+        assert self._picker is not None
+        if not self.draws:
+            self._turn += 1
+            number = mixed(self._turn)
+        for _ in range(_TURNS):
+            if place.endpoint.id not in tried:
+                standing = place.standing
+                if standing is None or standing.admits(number, now):
+                    return place
+            number = mixed(number)
+            place = self._serving[self._picker.pick(number, now)]
+        # Chance has not found one. Where all are ejected all serve.
+        left = [other for other in self._serving if other.endpoint.id not in tried]
+        left = left or self._serving
+        well = [other for other in left if other.standing is None or not other.standing.out]
+        left = well or left
+        return left[number % len(left)]
 
     def callers(self) -> frozenset[Caller]:
         """Who has called it so far."""
         return self._called_by.union(*(place.callers() for place in self.places))
+
+
+def _latencies(places: list[Place]) -> list[Latency] | None:
+    """None where nobody keeps them."""
+    standings = [place.standing for place in places if place.standing is not None]
+    return [one.latency for one in standings] if len(standings) == len(places) else None

@@ -84,6 +84,7 @@ class _Figures(Collector):
         figures = self._figures
         yield InfoMetricFamily("fleetmesh_build", "This agent", value={"version": figures.version})
         yield from _traffic(figures.traffic)
+        yield from _ejections(figures.traffic)
         expiry = GaugeMetricFamily(
             "fleetmesh_certificate_expiry_seconds",
             "Seconds until the served certificate ends",
@@ -196,6 +197,26 @@ def _traffic(traffic: Report) -> Iterable[Metric]:
             latency.total,
         )
     yield durations
+
+
+def _ejections(traffic: Report) -> Iterable[Metric]:
+    times = CounterMetricFamily(
+        "fleetmesh_ejections",
+        "Times that a worker left out an endpoint that fails",
+        labels=["destination", "reason"],
+    )
+    for ejection in traffic.ejections:
+        times.add_metric([ejection.service, ejection.reason], ejection.count)
+    yield times
+    out = GaugeMetricFamily(
+        "fleetmesh_endpoints_ejected",
+        "Endpoints that at least one worker leaves out",
+        labels=["destination"],
+    )
+    services = [ejected.service for ejected in traffic.ejected]
+    for service in sorted({ejection.service for ejection in traffic.ejections}):
+        out.add_metric([service], services.count(service))
+    yield out
 
 
 def _connections(traffic: Report) -> Iterable[Metric]:

@@ -63,6 +63,25 @@ class RetryCount(msgspec.Struct, frozen=True, array_like=True):
     spared: int = 0
 
 
+class EjectionCount(msgspec.Struct, frozen=True, array_like=True):
+    """How often an endpoint of `service` was ejected for `reason`: 5xx, gateway, unanswered,
+    failure_rate, probe (it failed the request that was to bring it back)."""
+
+    service: str
+    reason: str
+    count: int
+
+
+class Ejected(msgspec.Struct, frozen=True, array_like=True):
+    """An endpoint (its id) that gets no requests, and for which of the reasons above. `workers`
+    count those that say so."""
+
+    service: str
+    endpoint: str
+    reason: str
+    workers: int = 1
+
+
 class Latency(msgspec.Struct, frozen=True, array_like=True):
     """A histogram of whole-request seconds; `counts[i]` is up to and including `BUCKETS[i]`,
     the last is all that took longer. `code_class` is the first digit of the status codes."""
@@ -106,3 +125,5 @@ class Report(msgspec.Struct, frozen=True):
     served: tuple[Served, ...] = ()
     retries: tuple[RetryCount, ...] = ()
     under_way: tuple[UnderWay, ...] = ()
+    ejections: tuple[EjectionCount, ...] = ()
+    ejected: tuple[Ejected, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from fleetmesh.model.problem import Problem
+from fleetmesh.model.report import Ejected
 from fleetmesh.model.traffic import Upstream
 
 
@@ -139,3 +140,4 @@ class Status(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...] = ()
     default_allow: bool = False
     kernel_tls: str = ""
+    ejected: tuple[Ejected, ...] = ()

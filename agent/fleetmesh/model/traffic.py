@@ -82,6 +82,17 @@ class Limits(msgspec.Struct, frozen=True):
     max_concurrent_requests: int | None = None
 
 
+class PassiveHealth(msgspec.Struct, frozen=True):
+    """What Consul says of ejecting endpoints that fail: seconds, counts and percent; None is what
+    the host's settings say."""
+
+    interval: float | None = None
+    max_failures: int | None = None
+    enforcing_consecutive_5xx: int | None = None
+    max_ejection_percent: int | None = None
+    base_ejection_time: float | None = None
+
+
 class Target(msgspec.Struct, frozen=True):
     """What a discovery chain ends in. `id` is Consul's and opaque.
 
@@ -102,6 +113,7 @@ class Target(msgspec.Struct, frozen=True):
     failover: tuple[str, ...] = ()
     balancing: Balancing = Balancing()
     limits: Limits = Limits()
+    passive_health: PassiveHealth = PassiveHealth()
 
 
 class FieldMatch(msgspec.Struct, frozen=True):

@@ -289,6 +289,7 @@ def _target(
         failover=resolution.failover,
         balancing=resolution.balancing,
         limits=calls.limits,
+        passive_health=calls.passive_health,
     )
 
 

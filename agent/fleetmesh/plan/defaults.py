@@ -12,8 +12,9 @@ import msgspec
 from msgspec import field
 
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.traffic import Limits
+from fleetmesh.model.traffic import Limits, PassiveHealth
 from fleetmesh.plan.chain import DEFAULT_CONNECT_TIMEOUT
+from fleetmesh.settings.kinds import seconds_of
 
 
 class UpstreamLimits(msgspec.Struct, frozen=True, rename="pascal"):
@@ -71,6 +72,7 @@ class Calls(msgspec.Struct, frozen=True):
 
     connect_timeout: float | None = None
     limits: Limits = Limits()
+    passive_health: PassiveHealth = PassiveHealth()
 
 
 class Defaults:
@@ -114,12 +116,20 @@ class Defaults:
         if len(distinct) <= 1:
             return (distinct.pop() if distinct else Calls()), ()
         limits = [calls.limits for calls in said.values()]
+        health = [calls.passive_health for calls in said.values()]
         least = Calls(
             _least(calls.connect_timeout for calls in said.values()),
             Limits(
                 _least(one.max_connections for one in limits),
                 _least(one.max_pending_requests for one in limits),
                 _least(one.max_concurrent_requests for one in limits),
+            ),
+            PassiveHealth(
+                _least(one.interval for one in health),
+                _least(one.max_failures for one in health),
+                _least(one.enforcing_consecutive_5xx for one in health),
+                _least(one.max_ejection_percent for one in health),
+                _least(one.base_ejection_time for one in health),
             ),
         )
         callers = ", ".join(said)
@@ -140,6 +150,7 @@ class Defaults:
             layers.append(config.defaults)
         timeouts = [one.connect_timeout_ms for one in layers if one.connect_timeout_ms > 0]
         timeout = timeouts[0] if timeouts else _number(self._config, "connect_timeout_ms")
+        checks = [one.passive_health_check for one in layers if one.passive_health_check]
         given = next((one.limits for one in layers if one.limits is not None), None)
         return Calls(
             timeout / 1e3 if timeout > 0 else None,
@@ -150,6 +161,7 @@ class Defaults:
                 given.max_pending_requests,
                 given.max_concurrent_requests,
             ),
+            _passive_health(checks[0] if checks else self._config.get("passive_health_check")),
         )
 
     def problems(self) -> tuple[Problem, ...]:
@@ -160,8 +172,6 @@ class Defaults:
             for key in sorted(self._config)
             if key.startswith("envoy_")
         ]
-        if self._config.get("passive_health_check"):
-            found.append(_not_applied(f"{where}: Config.passive_health_check"))
         found += _common(where, self._global.expose, self._global.envoy_extensions)
         for name in self._local:
             entry = self._services.get(name)
@@ -180,8 +190,6 @@ def _of_service(entry: ServiceDefaults, where: str) -> list[Problem]:
         places["Defaults"] = config.defaults
     for place, one in sorted(places.items()):
         at = f"{where}: UpstreamConfig.{place}"
-        if one.passive_health_check:
-            found.append(_not_applied(f"{at}.PassiveHealthCheck"))
         if one.envoy_listener_json:
             found.append(_not_applied(f"{at}.EnvoyListenerJSON"))
         if one.envoy_cluster_json:
@@ -226,3 +234,33 @@ def _config_limits(config: Mapping[str, Any]) -> Limits:
         return Limits()
     keys = ("max_connections", "max_pending_requests", "max_concurrent_requests")
     return Limits(*(_number(limits, key) if key in limits else None for key in keys))
+
+
+def _passive_health(check: Any) -> PassiveHealth:
+    """Keys as service-defaults and as proxy-defaults spell them. Durations are nanoseconds or Go's
+    text; a zero there and for the failures is Consul's for not given."""
+    if not isinstance(check, dict):
+        return PassiveHealth()
+    said = {str(key).replace("_", "").lower(): value for key, value in check.items()}
+    return PassiveHealth(
+        _seconds(said.get("interval")),
+        _count(said.get("maxfailures")) or None,
+        _count(said.get("enforcingconsecutive5xx")),
+        _count(said.get("maxejectionpercent")),
+        _seconds(said.get("baseejectiontime")),
+    )
+
+
+def _count(value: Any) -> int | None:
+    given = isinstance(value, int | float | str) and not isinstance(value, bool)
+    try:
+        return max(int(float(value)), 0) if given else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _seconds(value: Any) -> float | None:
+    seconds = seconds_of(value)
+    if not isinstance(seconds, float):
+        return None
+    return (seconds if isinstance(value, str) else seconds / 1e9) or None

@@ -9,6 +9,8 @@ import msgspec
 from fleetmesh.model.report import (
     BUCKETS,
     ConnectionCount,
+    Ejected,
+    EjectionCount,
     Latency,
     RefusalCount,
     Report,
@@ -25,6 +27,8 @@ def total(reports: Iterable[Report]) -> Report:
     refusals: dict[tuple[object, ...], RefusalCount] = {}
     retries: dict[tuple[object, ...], RetryCount] = {}
     latencies: dict[tuple[object, ...], Latency] = {}
+    ejections: dict[tuple[object, ...], EjectionCount] = {}
+    ejected: dict[tuple[object, ...], Ejected] = {}
     for report in reports:
         for r in report.requests:
             key: tuple[object, ...] = (r.direction, r.source, r.destination, r.route, r.status)
@@ -49,6 +53,14 @@ def total(reports: Iterable[Report]) -> Report:
                 count=again.count + (known.count if known else 0),
                 spared=again.spared + (known.spared if known else 0),
             )
+        for times in report.ejections:
+            key = (times.service, times.reason)
+            had = ejections[key].count if key in ejections else 0
+            ejections[key] = msgspec.structs.replace(times, count=had + times.count)
+        for out in report.ejected:
+            key = (out.service, out.endpoint)
+            had = ejected[key].workers if key in ejected else 0
+            ejected[key] = msgspec.structs.replace(out, workers=had + out.workers)
         for latency in report.latencies:
             key = (
                 latency.direction,
@@ -72,6 +84,8 @@ def total(reports: Iterable[Report]) -> Report:
         refusals=tuple(refusals[key] for key in sorted(refusals, key=str)),
         latencies=tuple(latencies[key] for key in sorted(latencies, key=str)),
         retries=tuple(retries[key] for key in sorted(retries, key=str)),
+        ejections=tuple(ejections[key] for key in sorted(ejections, key=str)),
+        ejected=tuple(ejected[key] for key in sorted(ejected, key=str)),
     )
 
 
@@ -98,6 +112,7 @@ def retire(report: Report) -> Report:
         refusals=report.refusals,
         latencies=report.latencies,
         retries=report.retries,
+        ejections=report.ejections,
     )
 
 

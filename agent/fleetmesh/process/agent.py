@@ -184,6 +184,7 @@ class Agent:
             ),
             default_allow=snapshot.default_allow if snapshot else False,
             kernel_tls=self._kernel_tls,
+            ejected=reporting.ejected(reports),
         )
 
     async def figures(self) -> Figures:

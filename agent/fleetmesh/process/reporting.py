@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from fleetmesh import __version__
 from fleetmesh.edge.metrics import Figures
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.report import Report
+from fleetmesh.model.report import Ejected, Report
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.status import (
     CaptureStatus,
@@ -99,6 +99,11 @@ def worker_statuses(supervisor: Supervisor) -> tuple[WorkerStatus, ...]:
         )
         for worker in supervisor.workers
     )
+
+
+def ejected(reports: Iterable[Report]) -> tuple[Ejected, ...]:
+    """The endpoints that some worker leaves out."""
+    return total(reports).ejected
 
 
 def figures(

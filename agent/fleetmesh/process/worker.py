@@ -122,7 +122,15 @@ class Worker:
         problems: list[str] = []
         identities = self._identities(snapshot, problems)
         try:
-            table = link(snapshot, message.generation, plane.table, self._number, self._upstream)
+            table = link(
+                snapshot,
+                message.generation,
+                plane.table,
+                self._number,
+                self._upstream,
+                plane.now,
+                plane.draw(),
+            )
         except re2.error as error:  # a controller that checks its routes never sends one
             await self._channel.send(Applied(message.generation, f"routes: {error}"))
             return None
@@ -219,7 +227,13 @@ class Worker:
             for name, identity in identities.items()
         )
         report = self._plane.telemetry.report(os.getpid(), self._plane.table.generation, served)
-        return msgspec.structs.replace(report, under_way=self._plane.table.under_way())
+        table = self._plane.table
+        return msgspec.structs.replace(
+            report,
+            under_way=table.under_way(),
+            ejections=table.ejection_counts(),
+            ejected=table.ejected(),
+        )
 
     async def _drain(self, seconds: float) -> None:
         """Finish what is under way, but not for longer than `seconds`.

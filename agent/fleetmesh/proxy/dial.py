@@ -86,6 +86,8 @@ async def dial(
         failure = await _open(plane, lane, protocol, streams)
         if failure is None:
             return lane, protocol
+        if lane.standing is not None and failure.refusal is not Refusal.NO_IDENTITY:
+            lane.standing.unanswered(plane.now)
         settled = Failure(failure.refusal or site.failure, failure.detail)
         onwards = site.lane(tried) if len(tried) < MAX_ATTEMPTS else None
         if not isinstance(onwards, Lane):

@@ -7,6 +7,7 @@ There is no object per request: what an exchange needs to know stands in the con
 from __future__ import annotations
 
 import random
+import time
 from typing import Final
 
 from fleetmesh.core.lane import Lane
@@ -191,6 +192,8 @@ class Exchange(Downstream):
             else:
                 self._kept.append(data)
         self.tally.sent += len(data)
+        if upstream.lane.standing is not None:
+            upstream.asked = time.monotonic()
         upstream.transport.write(data)
 
     def _abandon(self) -> None:
@@ -198,6 +201,10 @@ class Exchange(Downstream):
         self._kept = None
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
+            standing = upstream.lane.standing
+            if standing is not None and upstream.asked and not self.response_begun:
+                now = self.plane.now
+                standing.waited(now - upstream.asked, now)
             upstream.abandon()
 
     def pause_upstream(self) -> None:
@@ -246,7 +253,10 @@ class Exchange(Downstream):
     def upstream_lost(self, upstream: Upstream, refusal: Refusal, detail: str) -> None:
         """The upstream's connection ended before its answer did."""
         self._upstream = None
+        standing = upstream.lane.standing
         if self.response_begun:
+            if standing is not None:
+                standing.broke_off()
             self.plane.refused(self.site, refusal, self.peer, detail)
             self.tally.answered(self.site.route_name, self.status, self.started)
             self.phase = GONE
@@ -267,11 +277,21 @@ class Exchange(Downstream):
                 self._replay(self._kept)
                 self._dial(lane)
                 return
+        if standing is not None:
+            standing.unanswered(self.plane.now)
         policy = self.policy()
         reset = refusal is Refusal.UPSTREAM_RESET
         if reset and policy is not None and policy.reset and self.again(upstream.lane):
             return
         self.refuse(refusal, detail)
+
+    def expire(self, now: float) -> None:
+        upstream = self._upstream
+        if self.phase == WAIT and upstream is not None and not self.response_begun:
+            standing = upstream.lane.standing
+            if standing is not None:
+                standing.unanswered(now)
+        super().expire(now)
 
     def tunnel(self, upstream: Upstream, head: bytes, rest: bytes) -> None:
         """The upstream agreed to change protocols: from here on bytes are bytes."""

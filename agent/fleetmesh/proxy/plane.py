@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from fleetmesh.core.lane import Lane
+from fleetmesh.core.outlier import Outliers
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table, dropped
 from fleetmesh.core.trace import Marker, Tracing
@@ -277,6 +278,10 @@ class Plane:
             self._tell_muted()
             for lane in self.table.lanes():
                 self._expire_idle(lane, now)
+            for outliers in self.table.outliers.values():
+                outliers.tick(now)
+                if outliers.news:
+                    _tell(outliers)
         if self.access is not None and self.access.journal:
             self._flush_access()
         self.loop.call_later(SWEEP, self._sweep, round_ + 1)
@@ -297,3 +302,19 @@ class Plane:
         for pool in lane.pools:
             for connection in pool.expired(now):
                 connection.close()
+
+
+def _tell(outliers: Outliers) -> None:
+    """Log which endpoints were ejected and which are back."""
+    news, outliers.news = outliers.news, []
+    for endpoint_id, reason, seconds in news:
+        fields = {"event": "ejected" if reason else "returned", "endpoint": endpoint_id}
+        fields["destination"] = outliers.service
+        if reason:
+            fields["reason"] = reason
+            text = "%s: no requests to %s for %.1f s (%s)"
+            _log.warning(
+                text, outliers.service, endpoint_id, seconds, reason, extra={"fields": fields}
+            )
+        else:
+            _log.info("%s: %s is back", outliers.service, endpoint_id, extra={"fields": fields})

@@ -22,6 +22,11 @@ class Serving(Protocol):
     @property
     def table(self) -> Table: ...
 
+    @property
+    def now(self) -> float:
+        """Seconds of the monotonic clock, a sweep late at most."""
+        ...
+
     def draw(self) -> int:
         """64 random bits."""
         ...
@@ -136,7 +141,8 @@ class OutboundSite(Site):
         elif self._way is not None:
             # Chosen when the request began, perhaps of an older table: what that target is now.
             target = entry.targets.get(self._way.target.id, self._way.target)
-        place = target.pick(tried, self._draw(target, request) if target.draws else 0)
+        number = self._draw(target, request) if target.draws else 0
+        place = target.pick(tried, number, self._serving.now)
         return Refusal.NO_ENDPOINT if place is None else place.lane(self.source, self._ipv6)
 
     def _choose(self, entry: UpstreamEntry, request: RequestHead) -> Way:

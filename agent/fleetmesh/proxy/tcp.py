@@ -125,6 +125,8 @@ class TcpArrival(Quiet):
             destination.abort()
             relay.over()
             return
+        if lane.standing is not None:
+            lane.standing.reached(self.plane.now)
         relay.pool = lane.pool
         relay.pool.lend()
         relay.join(self.transport, destination)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final
 
 import httptools
@@ -31,7 +32,8 @@ GONE: Final = 6
 
 class Upstream(ResponseHead):
     """`reused` says whether the connection served before, `answering` whether a byte of the
-    current answer has come."""
+    current answer has come. `asked` is when the last part of the request was sent (monotonic
+    seconds), where the lane had a standing then, else 0.0."""
 
     __slots__ = (
         "_decoder",
@@ -41,6 +43,7 @@ class Upstream(ResponseHead):
         "_parser",
         "_remaining",
         "answering",
+        "asked",
         "born",
         "idle_since",
         "lane",
@@ -58,6 +61,7 @@ class Upstream(ResponseHead):
         self.born = self.idle_since = plane.now
         self.reused = False
         self.answering = False
+        self.asked = 0.0
         self._exchange: Exchange | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._decoder: ChunkedDecoder | None = None
@@ -72,6 +76,7 @@ class Upstream(ResponseHead):
         self._exchange = exchange
         self.reused = reused
         self.answering = False
+        self.asked = 0.0
         self.phase = HEAD
         if exchange.write_paused:
             self.hold()
@@ -230,8 +235,11 @@ class Upstream(ResponseHead):
             self._exchange = None
             self.phase = GONE
             self.release()
+            self._tell(101)
             exchange.tunnel(self, self.rebuild(True, True, False), rest)
             return b""
+        if self.lane.standing is not None:
+            self._tell(self.status)
         leg = exchange.site.leg
         if (
             leg is not None
@@ -256,6 +264,12 @@ class Upstream(ResponseHead):
         else:
             self.phase = DONE
         return rest
+
+    def _tell(self, status: int) -> None:
+        standing = self.lane.standing
+        if standing is not None:
+            now = time.monotonic()
+            standing.answered(status, now - self.asked if self.asked else 0.0, now)
 
     def _read_counted(self, data: bytes) -> bytes:
         remaining = self._remaining

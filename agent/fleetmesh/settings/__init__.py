@@ -99,8 +99,26 @@ class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share_connections: bool = True
 
 
+class OutlierSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When an endpoint that fails gets no requests for a while, where its service has others.
+
+    Counts in a row, seconds and a share. `interval` is what the failure rate is taken of;
+    `ejection_time` the first ejection's, which grows by as much with each that follows.
+    """
+
+    consecutive_5xx: Annotated[int, kinds.STREAK] = 5
+    consecutive_gateway: Annotated[int, kinds.STREAK] = 3
+    consecutive_unanswered: Annotated[int, kinds.STREAK] = 3
+    failure_rate: Annotated[float, kinds.SHARE] = 0.2
+    interval: Timeout = 10.0
+    ejection_time: Timeout = 5.0
+    max_ejection_time: Timeout = 300.0
+    max_ejection_percent: Annotated[int, kinds.PERCENT] = 50
+
+
 class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Connections that a worker keeps, for each local service to each endpoint of an upstream.
+    """Connections that a worker keeps, for each local service to each endpoint of an upstream, and
+    which endpoints get how much. `slow_start`: until a new endpoint has its whole share.
 
     Seconds and counts. Peers' sidecars keep idle connections for minutes; of an application
     nothing is known but that five seconds is the shortest keep-alive time in wide use (Node's).
@@ -115,6 +133,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_connections: Annotated[int, kinds.WARM] = 0
     retry_budget: Annotated[float, kinds.SHARE] = 0.2
     min_retries_per_second: Annotated[int, kinds.RETRIES] = 3
+    slow_start: Annotated[float, kinds.SLOW_START] = 10.0
+    outlier: OutlierSettings = OutlierSettings()
 
 
 class OnDemandSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

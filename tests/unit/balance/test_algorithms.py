@@ -17,7 +17,7 @@ from fleetmesh.model.traffic import Balancing
 
 
 def test_random_shares_are_those_of_the_weights() -> None:
-    assert [Random(Choices("ab", [2, 1])).pick(number) for number in range(6)] == [0, 0, 1] * 2
+    assert [Random(Choices("ab", [2, 1])).pick(number, 0.0) for number in range(6)] == [0, 0, 1] * 2
 
 
 @pytest.mark.parametrize(("count", "least"), [(1, 0.45), (2, 0.2), (20, 0.0)])
@@ -26,7 +26,7 @@ def test_the_more_are_drawn_the_less_the_busy_one_gets(count: int, least: float)
     busy = [5, 0]
     choices = Choices("ab", [1, 1], 0, Balancing("least_request", count), busy.__getitem__)
     picker, source = LeastRequest(choices), Source(3)
-    share = sum(picker.pick(source.getrandbits(64)) == 0 for _ in range(4000)) / 4000
+    share = sum(picker.pick(source.getrandbits(64), 0.0) == 0 for _ in range(4000)) / 4000
     assert least <= share <= least + 0.1
 
 
@@ -34,7 +34,7 @@ def test_requests_under_way_count_by_weight() -> None:
     """Four of an endpoint of weight eight are less than one of weight one."""
     choices = Choices("ab", [8, 1], 0, Balancing("least_request", 30), [4, 1].__getitem__)
     picker, source = LeastRequest(choices), Source(5)
-    assert {picker.pick(source.getrandbits(64)) for _ in range(200)} == {0}
+    assert {picker.pick(source.getrandbits(64), 0.0) for _ in range(200)} == {0}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_the_size_of_a_ring(least: int, most: int, weights: list[int], size: int
 
 def test_a_table_is_as_even_as_it_can_be() -> None:
     picker = Maglev(Choices([str(at) for at in range(20)], [1] * 20))
-    counts = Counter(picker.pick(number) for number in range(SIZES[0]))
+    counts = Counter(picker.pick(number, 0.0) for number in range(SIZES[0]))
     assert max(counts.values()) - min(counts.values()) <= 1
 
 

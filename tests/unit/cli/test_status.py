@@ -15,6 +15,7 @@ from tests.unit.cli.fake_agent import FakeAgent
 from fleetmesh.cli import render
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.problem import Problem
+from fleetmesh.model.report import Ejected
 from fleetmesh.model.snapshot import LocalService, Mode, Snapshot
 from fleetmesh.model.status import (
     CaptureStatus,
@@ -223,3 +224,13 @@ def test_no_agent_answers(run: Run, verb: str, capsys: pytest.CaptureFixture[str
     result = run(verb)
     assert type(result.exception).__name__ == "AgentUnreachableError"
     assert str(result.exception).endswith("admin.sock: no such socket")
+
+
+def test_an_endpoint_that_workers_leave_out_is_told() -> None:
+    out = io.StringIO()
+    endpoint = healthy().upstreams[0].target.endpoints[0]
+    for workers, text in ((1, "ejected by 1 worker (5xx)"), (2, "ejected by 2 workers (5xx)")):
+        ejected = (Ejected("api", endpoint.id, "5xx", workers),)
+        render.status(msgspec.structs.replace(healthy(), ejected=ejected), out)
+        assert f"passing, {text}" in out.getvalue()
+    assert out.getvalue().count("ejected") == 2

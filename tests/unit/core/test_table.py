@@ -11,17 +11,19 @@ from fleetmesh.core.table import Table, dropped, link
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.snapshot import Outsider, Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Limits, Match, Route, Upstream
+from fleetmesh.model.traffic import Balancing, Endpoint, Health, Limits, Match, Route, Upstream
 from fleetmesh.settings import UpstreamSettings
 
 AUTHORITY = Authority()
 
 
 def state(*ports: int, services: tuple[str, ...] = ("web", "cart")) -> Snapshot:
+    api = upstream("api", *ports, destinations=(("10.0.0.1", 80), ("fd00::1", 80)))
+    in_turn = msgspec.structs.replace(api.target, balancing=Balancing("round_robin"))
     return snapshot(
         AUTHORITY,
         tuple(local_service(name, 8000 + at, None) for at, name in enumerate(services)),
-        (upstream("api", *ports, destinations=(("10.0.0.1", 80), ("fd00::1", 80))),),
+        (msgspec.structs.replace(api, target=in_turn),),
     )
 
 

@@ -7,6 +7,8 @@ from fleetmesh.model.report import (
     BUCKETS,
     ConnectionCount,
     Direction,
+    Ejected,
+    EjectionCount,
     Latency,
     RefusalCount,
     Report,
@@ -26,6 +28,8 @@ FIGURES = Figures(
         refusals=(RefusalCount(PLAIN, "", "api", "plaintext", 2),),
         retries=(RetryCount(Direction.OUTBOUND, "web", "api", "r", 4, 5),),
         latencies=(Latency(OUT, "web", "api", "items", 2, (*(1 for _ in BUCKETS), 2), 12.5),),
+        ejections=(EjectionCount("api", "5xx", 4), EjectionCount("db", "gateway", 1)),
+        ejected=(Ejected("api", "a/api", "5xx", 2), Ejected("api", "b/api", "gateway")),
     ),
     expiries={"web": 3600.5},
     generations={1: 4, 2: 5},
@@ -60,6 +64,9 @@ def test_every_figure_stands_on_the_page() -> None:
     assert found["fleetmesh_bytes_total", labels(**call, kind="http", flow="received")] == 50
     assert found["fleetmesh_connection_seconds_sum", labels(**call, kind="http")] == 7.5
     assert found["fleetmesh_connection_seconds_count", labels(**call, kind="http")] == 2
+    assert found["fleetmesh_ejections_total", labels(destination="api", reason="5xx")] == 4
+    assert found["fleetmesh_endpoints_ejected", labels(destination="api")] == 2
+    assert found["fleetmesh_endpoints_ejected", labels(destination="db")] == 0
     plain = {"direction": "plain", "source": "", "destination": "api"}
     assert found["fleetmesh_refusals_total", labels(**plain, reason="plaintext")] == 2
     assert found["fleetmesh_certificate_expiry_seconds", labels(service="web")] == 3600.5

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from tests.support.answers import NOON, TRUST, chain, instance, leaf
 
 from fleetmesh.model.snapshot import Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Limits, Protocol, Upstream
+from fleetmesh.model.traffic import Endpoint, Health, Limits, PassiveHealth, Protocol, Upstream
 from fleetmesh.plan.answers import (
     Check,
     Instance,
@@ -365,7 +365,13 @@ def test_gateways_are_dialled_in_the_targets_name() -> None:
 def test_defaults_reach_local_services_and_calls() -> None:
     entry = ServiceDefaults(
         "web",
-        UpstreamConfig(UpstreamDefaults(connect_timeout_ms=1500, limits=UpstreamLimits(7))),
+        UpstreamConfig(
+            UpstreamDefaults(
+                connect_timeout_ms=1500,
+                limits=UpstreamLimits(7),
+                passive_health_check={"MaxFailures": 4},
+            )
+        ),
         local_connect_timeout_ms=2000,
         local_request_timeout_ms=3000,
         max_inbound_connections=50,
@@ -376,6 +382,7 @@ def test_defaults_reach_local_services_and_calls() -> None:
     assert (web.connect_timeout, web.request_timeout, web.max_connections) == (2.0, 3.0, 50)
     (upstream,) = result.snapshot.upstreams
     assert (upstream.target.connect_timeout, upstream.target.limits) == (1.5, Limits(7))
+    assert upstream.target.passive_health == PassiveHealth(max_failures=4)
     assert [w.path for w in result.warnings] == ["service-defaults/web: RateLimits"]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fleetmesh.model.traffic import Limits
+from fleetmesh.model.traffic import Limits, PassiveHealth
 from fleetmesh.plan.defaults import Calls, Defaults, Local, ProxyDefaults, ServiceDefaults
 
 
@@ -82,22 +82,78 @@ def test_what_is_not_honoured_is_told_by_name() -> None:
             "EnvoyExtensions": [{"Name": "builtin/lua"}],
             "RateLimits": {"InstanceLevel": {}},
             "UpstreamConfig": {
-                "Defaults": {"PassiveHealthCheck": {"MaxFailures": 5}},
                 "Overrides": [{"Name": "cart", "EnvoyClusterJSON": "{}"}],
             },
         },
         {"Name": "elsewhere", "Expose": {"Checks": True}},
-        Config={"envoy_tracing_json": "{}", "passive_health_check": {"max_failures": 1}},
+        Config={"envoy_tracing_json": "{}"},
         Expose={"Paths": [{"Path": "/metrics"}]},
     )
     assert [problem.path for problem in found.problems()] == [
         "proxy-defaults/global: Config.envoy_tracing_json",
-        "proxy-defaults/global: Config.passive_health_check",
         "proxy-defaults/global: Expose",
         "service-defaults/web: Expose",
         "service-defaults/web: EnvoyExtensions[builtin/lua]",
         "service-defaults/web: RateLimits",
-        "service-defaults/web: UpstreamConfig.Defaults.PassiveHealthCheck",
         "service-defaults/web: UpstreamConfig.Overrides[cart].EnvoyClusterJSON",
     ]
     assert defaults(Config={"protocol": "http"}, Expose={}).problems() == ()
+
+
+CHECK = {
+    "Interval": 10_000_000_000,
+    "MaxFailures": 5,
+    "EnforcingConsecutive5xx": 0,
+    "MaxEjectionPercent": 50,
+    "BaseEjectionTime": 30_000_000_000,
+}
+SPELLED = {
+    "interval": "10s",
+    "max_failures": "5",
+    "enforcing_consecutive_5xx": 0,
+    "max_ejection_percent": 50.0,
+    "base_ejection_time": "30s",
+}
+
+
+def checked(name: str, **layers: Any) -> dict[str, Any]:
+    return {"Name": name, "UpstreamConfig": layers}
+
+
+def test_a_passive_health_check_is_read_as_consul_and_as_people_write_it() -> None:
+    """An override's goes whole before the defaults', and that before the proxies'."""
+    whole = PassiveHealth(10.0, 5, 0, 50, 30.0)
+    one = checked(
+        "web",
+        Defaults={"PassiveHealthCheck": CHECK},
+        Overrides=[{"Name": "cart", "PassiveHealthCheck": {"MaxFailures": 2}}],
+    )
+    found = defaults(one, Config={"passive_health_check": {"interval": "3s"}})
+    assert found.calls("api")[0].passive_health == whole
+    assert found.calls("cart")[0].passive_health == PassiveHealth(max_failures=2)
+    assert found.problems() == ()
+    everywhere = defaults(Config={"passive_health_check": SPELLED})
+    assert everywhere.calls("api")[0].passive_health == whole
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        7,
+        {"interval": 0, "max_failures": 0},
+        {"interval": "soon", "max_failures": "many", "base_ejection_time": -1},
+        {"interval": True, "max_failures": True, "max_ejection_percent": None},
+        {"max_failures": "inf"},
+    ],
+)
+def test_what_is_no_passive_health_check_says_nothing(said: Any) -> None:
+    found = defaults(Config={"passive_health_check": said}).calls("api")[0]
+    assert found.passive_health == PassiveHealth()
+
+
+def test_of_checks_that_differ_the_least_holds() -> None:
+    one = checked("web", Defaults={"PassiveHealthCheck": CHECK})
+    other = checked("shop", Defaults={"PassiveHealthCheck": {"MaxFailures": 9, "Interval": "4s"}})
+    calls, problems = defaults(one, other, local="web shop").calls("api")
+    assert calls.passive_health == PassiveHealth(4.0, 5, 0, 50, 30.0)
+    assert len(problems) == 1

@@ -4,6 +4,8 @@ from fleetmesh.model.report import (
     BUCKETS,
     ConnectionCount,
     Direction,
+    Ejected,
+    EjectionCount,
     Latency,
     RefusalCount,
     Report,
@@ -24,6 +26,8 @@ def report(number: int) -> Report:
         connections=(ConnectionCount(OUT, "web", "api", "http", number, 1, 10 * number, 5, 0.5),),
         refusals=(RefusalCount(OUT, "web", "api", "denied", number),),
         latencies=(Latency(OUT, "web", "api", "", 2, counts, number / 10),),
+        ejections=(EjectionCount("api", "5xx", number), EjectionCount("db", "probe", 1)),
+        ejected=(Ejected("api", "n1/api", "5xx"), Ejected("api", f"m{number}/api", "probe")),
         retries=(RetryCount(OUT, "web", "api", "r", number, 10 * number),),
     )
 
@@ -46,3 +50,16 @@ def test_totals_never_go_down_when_a_worker_dies() -> None:
     assert after.connections[0].opened == before.connections[0].opened
     assert after.connections[0].seconds == before.connections[0].seconds
     assert after.connections[0].active == before.connections[0].active - 1
+
+
+def test_who_is_ejected_is_told_with_the_number_of_workers_that_say_so() -> None:
+    whole = total((report(1), report(2)))
+    assert whole.ejections == (EjectionCount("api", "5xx", 3), EjectionCount("db", "probe", 2))
+    assert whole.ejected == (
+        Ejected("api", "m1/api", "probe", 1),
+        Ejected("api", "m2/api", "probe", 1),
+        Ejected("api", "n1/api", "5xx", 2),
+    )
+    after = total((report(1), retire(report(2))))
+    assert after.ejections == whole.ejections
+    assert [one.workers for one in after.ejected] == [1, 1]

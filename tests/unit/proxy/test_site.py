@@ -34,6 +34,8 @@ A = Route("a", Match(path_prefix="/a"), upstream("other", 7).target, "/b")
 
 
 class Serving:
+    now = 0.0
+
     def __init__(self, *routes: Route) -> None:
         self.table: Table = link(snapshot(AUTHORITY), 1, None, 0)
         self._random = Random(7)

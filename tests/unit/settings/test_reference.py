@@ -20,6 +20,7 @@ from fleetmesh.settings.kinds import (
     DETECT,
     DRAIN,
     KEEPALIVE,
+    SLOW_START,
     TIMEOUT,
     Hidden,
     Kind,
@@ -36,12 +37,13 @@ STRUCTS = (
     settings.HttpSettings,
     settings.TcpSettings,
     settings.UpstreamSettings,
+    settings.OutlierSettings,
     settings.TracingSettings,
     settings.AccessLogSettings,
     settings.OnDemandSettings,
     settings.ServiceSettings,
 )
-DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE)
+DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE, SLOW_START)
 
 
 def written(hint: Any) -> str:
