@@ -24,6 +24,7 @@ from fleetmesh.model.explanation import (
 )
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.model.report import Ejected
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Protocol, Split, Upstream
 from fleetmesh.plan.answers import Instance
@@ -40,8 +41,8 @@ WHOLE = 10000
 
 class Knowledge(msgspec.Struct, frozen=True):
     """What is known beside the snapshot. `observed` None: of Consul nothing; `consul` are its own
-    decisions on the source, by destination; `plain` all registrations, by service; `now` is in
-    seconds since the epoch."""
+    decisions on the source, by destination; `plain` all registrations, by service;
+    `ejected` what workers leave out; `now` is in seconds since the epoch."""
 
     now: float
     generation: int = 0
@@ -50,6 +51,7 @@ class Knowledge(msgspec.Struct, frozen=True):
     observed: Observed | None = None
     consul: Mapping[str, bool] = {}
     plain: Mapping[str, tuple[Instance, ...]] = {}
+    ejected: tuple[Ejected, ...] = ()
 
 
 def explain(
@@ -121,7 +123,8 @@ class _Walk:
     def _concluded(
         self, base: Explanation, entry: UpstreamEntry, head: RequestHead | None
     ) -> Explanation:
-        known = reasons(self._knowledge.observed, entry.upstream.service)
+        knowledge = self._knowledge
+        known = reasons(knowledge.observed, entry.upstream.service, knowledge.ejected)
         number = -1
         if head is not None and entry.matcher is not None:
             number = entry.matcher.find(head.method, head.target, head)

@@ -159,7 +159,11 @@ def target_state(
 
 def _endpoints(target: Target, reasons: Reasons) -> tuple[EndpointState, ...]:
     return tuple(
-        state(endpoint, reasons.why.get((target.id, endpoint.id), ""))
+        state(
+            endpoint,
+            reasons.why.get((target.id, endpoint.id), ""),
+            reasons.ejected.get(endpoint.id, ""),
+        )
         for endpoint in target.endpoints
     )
 

@@ -43,7 +43,7 @@ def endpoints(snapshot: Snapshot, service: str, knowledge: Knowledge) -> Endpoin
     observed = knowledge.observed
     if entry is None:
         return _unknown(service, list(table.upstreams))
-    known = reasons(observed, service)
+    known = reasons(observed, service, knowledge.ejected)
     targets = tuple(
         target_state(entry, entry.targets[target.id], known, "")
         for target in entry.upstream.targets()

@@ -3,11 +3,12 @@ snapshot was compiled of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from fleetmesh.model.explanation import EndpointState
+from fleetmesh.model.report import Ejected
 from fleetmesh.model.traffic import Endpoint, Health
 from fleetmesh.plan.answers import Chain, Instance
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
@@ -18,11 +19,12 @@ UNFIT = frozenset({"critical", "maintenance"})
 
 class Reasons(msgspec.Struct, frozen=True):
     """Of the targets of one chain, all empty while Consul has not told it. `why` is by target and
-    endpoint, `filters` by target."""
+    endpoint, `filters` by target. `ejected` are by id the endpoints that workers leave out."""
 
     why: dict[tuple[str, str], str] = {}
     filters: dict[str, str] = {}
     chain: Chain | None = None
+    ejected: Mapping[str, str] = {}
 
     def steps(self, target: str, route: int, split: int) -> tuple[str, ...]:
         """The chain's nodes on the way to `target`, as Consul names them: by the rule number
@@ -43,10 +45,15 @@ class Reasons(msgspec.Struct, frozen=True):
         return tuple(found) if known else ()
 
 
-def reasons(observed: Observed | None, service: str) -> Reasons:
+def reasons(observed: Observed | None, service: str, ejected: Iterable[Ejected]) -> Reasons:
+    outs = {
+        one.endpoint: f"ejected by {one.workers} of the workers: {one.reason}"
+        for one in ejected
+        if one.service == service
+    }
     chain = observed.chains.get(service) if observed is not None else None
     if observed is None or chain is None:
-        return Reasons()
+        return Reasons(ejected=outs)
     found = resolutions(chain, observed.datacenter)[0]
     why = {
         (target, endpoint_id(instance)): reason
@@ -55,11 +62,12 @@ def reasons(observed: Observed | None, service: str) -> Reasons:
         if (reason := _why(instance, resolution))
     }
     filters = {target: _filter(resolution) for target, resolution in found.items()}
-    return Reasons(why, filters, chain)
+    return Reasons(why, filters, chain, outs)
 
 
-def state(endpoint: Endpoint, why: str = "") -> EndpointState:
-    """`why` is what is known of one that is out; else its health says it."""
+def state(endpoint: Endpoint, why: str = "", ejected: str = "") -> EndpointState:
+    """`why` is what is known of one that is out; else its health says it. `ejected` is why one that
+    is not gets nothing nevertheless."""
     live = endpoint.health is not Health.CRITICAL and endpoint.weight > 0
     return EndpointState(
         id=endpoint.id,
@@ -67,7 +75,7 @@ def state(endpoint: Endpoint, why: str = "") -> EndpointState:
         port=endpoint.port,
         health=endpoint.health.value,
         weight=endpoint.weight,
-        out="" if live else why or "critical",
+        out=ejected if live else why or "critical",
         address6=endpoint.address6,
         meta=endpoint.meta,
     )

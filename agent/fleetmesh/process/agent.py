@@ -222,19 +222,21 @@ class Agent:
             await uses.resolve(address, question.port)
         elif snapshot is not None:
             await uses.want(question.service or key_of(question.host, snapshot))
-        return await self._explainer().explanation(question)
+        return await (await self._explainer()).explanation(question)
 
     async def routes(self, service: str) -> Any:
         await self._mesh.uses.want(service)
-        return await self._explainer().routes(service)
+        return await (await self._explainer()).routes(service)
 
     async def endpoints(self, service: str) -> Any:
         await self._mesh.uses.want(service)
-        return await self._explainer().endpoints(service)
+        return await (await self._explainer()).endpoints(service)
 
-    def _explainer(self) -> Explainer:
+    async def _explainer(self) -> Explainer:
         front, observed = self._front, self._mesh.observer.observed
-        return Explainer(self._client, front.settings, front.snapshot, observed, front.generation)
+        ejected = reporting.ejected(await front.supervisor.collect())
+        settings, snapshot = front.settings, front.snapshot
+        return Explainer(self._client, settings, snapshot, observed, front.generation, ejected)
 
     async def capture_view(self) -> Any:
         return await self._mesh.keeper.view()

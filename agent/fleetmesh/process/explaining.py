@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from fleetmesh.edge.consul import ConsulClient, ConsulError
 from fleetmesh.model.explanation import Endpoints, Explanation, Question, Routes
 from fleetmesh.model.problem import Problem
+from fleetmesh.model.report import Ejected
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan import listing
 from fleetmesh.plan.answers import Instance
@@ -34,6 +35,7 @@ class Explainer:
         snapshot: Snapshot | None,
         observed: Observed,
         generation: int = 0,
+        ejected: tuple[Ejected, ...] = (),
     ) -> None:
         self._client = client
         self._snapshot = snapshot
@@ -43,6 +45,7 @@ class Explainer:
             http=settings.http,
             upstream=settings.upstream,
             observed=observed,
+            ejected=ejected,
         )
 
     async def explanation(self, question: Question) -> Explanation | list[Problem]:

@@ -176,7 +176,7 @@ def test_the_walk_in_words() -> None:
         "    sent as    /basket?x=1",
         f"    expects    {SpiffeId(TRUST, 'dc1', 'api')}",
         "    sni        v1.sni",
-        "    balancing  round_robin",
+        "    balancing  peak_ewma",
         "    connect    5 s",
         "    endpoint   node/a 10.0.0.1:21000 passing, weight 1",
         f"    intention  allows: allow web => api, precedence 9 [{LISTED}]",

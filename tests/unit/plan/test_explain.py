@@ -97,6 +97,7 @@ class Plane:
     def __init__(self, table: Table, draw: Callable[[], int]) -> None:
         self.table = table
         self.draw = draw
+        self.now = 0.0
 
 
 PATHS = ("/", "/a", "/a/b", "/b", "/b/12", "/a%2Fb")

@@ -9,6 +9,7 @@ from tests.support.answers import TRUST, chain, instance, leaf
 from tests.unit.plan.test_explain import api, endpoint, snapshot, target
 
 from fleetmesh.model.explanation import Endpoints, Routes
+from fleetmesh.model.report import Ejected
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import (
     FieldChanges,
@@ -54,8 +55,8 @@ def compiled(seen: Observed) -> Snapshot:
     return found.snapshot
 
 
-def listed(seen: Observed, *plain: Instance) -> Endpoints:
-    knowledge = Knowledge(now=0.0, observed=seen, plain={"api": plain})
+def listed(seen: Observed, *plain: Instance, ejected: tuple[Ejected, ...] = ()) -> Endpoints:
+    knowledge = Knowledge(now=0.0, observed=seen, plain={"api": plain}, ejected=ejected)
     found = listing.endpoints(compiled(seen), "api", knowledge)
     assert isinstance(found, Endpoints)
     return found
@@ -85,10 +86,18 @@ def test_each_endpoint_says_why_it_is_out() -> None:
     assert outs(listed(strict)) == ["not passing (warning: a check), and OnlyPassing is set"]
 
 
+def test_what_workers_leave_out_is_told() -> None:
+    seen = observed(instance(number=1), instance(number=2))
+    gone = Ejected("api", "node2/api-sidecar-proxy", "5xx", 2)
+    elsewhere = Ejected("other", "node1/api-sidecar-proxy", "5xx", 1)
+    found = listed(seen, ejected=(gone, elsewhere))
+    assert outs(found) == ["", "ejected by 2 of the workers: 5xx"]
+
+
 def test_what_is_out_is_what_the_snapshot_leaves_out() -> None:
     seen = observed(*(instance(number=n, checks=("critical",) * (n % 2)) for n in (1, 2, 3)))
     (found,) = listed(seen).targets
-    why = {one for (_, one), reason in reasons(seen, "api").why.items() if reason}
+    why = {one for (_, one), reason in reasons(seen, "api", ()).why.items() if reason}
     assert (
         why
         == {one.id for one in found.endpoints if one.out}
