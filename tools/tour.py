@@ -112,6 +112,21 @@ def call(tour: Tour) -> None:
     tour.expect(sixth.caller == web, "the same over IPv6")
 
 
+def names(tour: Tour) -> None:
+    """Nothing is declared: the name is looked up, and from then on the service is watched."""
+    fleet = tour.fleet
+    url = "http://api.mesh/hello"
+    tour.title("A name is enough")
+    tour.say("web has declared no upstream. The agent answers DNS for its user, and for no other.")
+    answer = tour.ask("web1", "web", url)
+    tour.expect(answer.caller == fleet.spiffe_id("web"), f"{answer.instance} was told who called")
+    command = f"fleetmesh explain http GET {url} --from web"
+    tour.command("web1", command)
+    explained = fleet["web1"].run(command, check=False)
+    tour.output(explained.stdout)
+    tour.expect(explained.returncode == 0, "why it goes there: from what is in force")
+
+
 def wire(tour: Tour) -> None:
     """Case 2: TLS and nothing else between the hosts."""
     fleet = tour.fleet
@@ -216,7 +231,7 @@ def status(tour: Tour) -> None:
     tour.expect(checked.returncode == 0, "the doctor is content: exit status 0")
 
 
-STEPS: tuple[Callable[[Tour], None], ...] = (call, wire, neighbours, deny, status)
+STEPS: tuple[Callable[[Tour], None], ...] = (call, names, wire, neighbours, deny, status)
 
 
 def main() -> int:

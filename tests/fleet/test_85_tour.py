@@ -31,6 +31,8 @@ def test_tour_shows_its_evidence(fleet: Fleet) -> None:
         "403",
         "application_data",
         "fleetmesh status",
+        "fleetmesh explain",
+        "api.mesh",
     ):
         assert text in shown, f"{text!r} is not in:\n{shown}"
     assert "\x1b[" not in shown
