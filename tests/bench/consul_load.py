@@ -81,7 +81,7 @@ class Fleet:
         async def changed(_: Answer[Any]) -> None:
             self.answers += 1
 
-        def failed(error: Exception | None) -> None:
+        def failed(error: Exception | None, _age: float) -> None:
             self.errors += error is not None
 
         self._tasks.append(asyncio.ensure_future(follow(asked, changed, failed)))
