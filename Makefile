@@ -33,7 +33,7 @@ NODE := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help prereqs venv image lab-up lab-down rollout tour demo demo-up demo-shell demo-ui demo-down \
-  lint types sanity test-fast test-fleet test bench clean
+  lint types sanity test-fast test-fleet test-fleet-acl test bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
@@ -131,6 +131,9 @@ test-fast: venv ## lint, types and every test that needs neither hosts nor Consu
 
 test-fleet: prereqs venv image ## the tests on real hosts, in a lab of their own
 	@tools/run-tests fleet
+
+test-fleet-acl: prereqs venv image ## the same with ACLs in Consul that deny by default
+	@tools/run-tests fleet-acl
 
 test: PREREQUISITES += $(NODE)
 test: prereqs venv image ## everything: lint, types, all tests

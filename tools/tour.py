@@ -21,12 +21,20 @@ from rich.text import Text
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.support.fleet import Fleet
+from tests.support.fleet import MANAGEMENT_TOKEN, Fleet
 from tests.support.hosts import LABS, Answer, CommandError, NeverError, eventually
 from tests.support.wire import NotTlsError, Wire, tls_records
 
 WIDTH = 100
 LIMIT = 2.0
+
+
+def as_operator(command: str) -> str:
+    """With the management token, where the lab has ACLs."""
+    return (
+        f"! [ -e {MANAGEMENT_TOKEN} ] || export CONSUL_HTTP_TOKEN_FILE={MANAGEMENT_TOKEN}; "
+        + command
+    )
 
 
 class Tour:
@@ -176,7 +184,7 @@ def deny(tour: Tour) -> None:
         change = "consul intention create -replace -deny web api"
         tour.command("consul1", change)
         told = time.time()
-        tour.output(fleet["consul1"].run(change).stdout)
+        tour.output(fleet["consul1"].run(as_operator(change)).stdout)
         end = stream.until("end", timeout=10)
         echoes = sum('"echo"' in line for line in stream.lines)
         took = end["time"] - told
@@ -189,7 +197,7 @@ def deny(tour: Tour) -> None:
         tour.expect(refused.status == 403, "new calls are refused")
         change = "consul intention create -replace -allow web api"
         tour.command("consul1", change)
-        tour.output(fleet["consul1"].run(change).stdout)
+        tour.output(fleet["consul1"].run(as_operator(change)).stdout)
         again = eventually(
             lambda: (got := web1.curl(api1.url(8000), user="web")).status == 200 and got,
             LIMIT,

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.support.evidence import Evidence
-from tests.support.fleet import Fleet
+from tests.support.fleet import AGENT_TOKEN, Fleet, with_token
 from tests.support.hosts import Answer, Host, eventually
 from tests.support.wire import Wire
 
@@ -83,7 +83,10 @@ def test_agent_starts_while_consul_is_gone(fleet: Fleet, evidence: Evidence) -> 
 def test_consul_registrations_come_back(fleet: Fleet) -> None:
     """Services that somebody deregistered are registered again."""
     api2 = fleet["api2"]
-    api2.run("curl -sSf -X PUT http://127.0.0.1:8500/v1/agent/service/deregister/api")
+    api2.run(
+        f"curl -sSf -X PUT {with_token(AGENT_TOKEN)} "
+        "http://127.0.0.1:8500/v1/agent/service/deregister/api"
+    )
     eventually(
         lambda: (
             any(

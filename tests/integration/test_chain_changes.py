@@ -77,7 +77,7 @@ def test_entries_arrive_and_a_bad_one_is_told(consul: ConsulServer, tmp_path: Pa
         expected = [
             "proxy-defaults/global: Config.envoy_dns_json",
             "service-resolver/api: Subsets[v2]",
-            "service-router/api: Routes[0].match.path_regex",
+            "service-router/api: Routes[0].Match.HTTP.PathRegex",
         ]
         mesh.eventually(lambda: told() == expected, "the problems")
         status = mesh.status()

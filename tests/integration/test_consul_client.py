@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from tests.support.consul import ConsulServer, free_ports
 
 from fleetmesh.edge import consul
-from fleetmesh.edge.consul import ConsulClient, ConsulError, read_token
+from fleetmesh.edge.consul import ConsulClient, ConsulError
 from fleetmesh.plan.chain import InstanceQuery
 
 pytestmark = pytest.mark.consul
@@ -173,10 +172,28 @@ async def test_servers_without_acls_accept_any_token(consul_server: ConsulServer
     await client.close()
 
 
-def test_token_is_read_without_its_line_end(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    file.write_text("secret\n")
-    assert read_token(str(file)) == "secret"
-    assert read_token(None) is None
-    with pytest.raises(ConsulError, match="token_file"):
-        read_token(str(tmp_path / "missing"))
+async def test_sidecars_are_found_by_address_and_port(
+    client: ConsulClient, consul_server: ConsulServer
+) -> None:
+    """The service's address, or its node's, or a tagged one; with that port only."""
+    for name, more in (
+        ("by-node", {}),
+        ("by-own", {"Address": "10.97.0.2"}),
+        ("by-tag", {"TaggedAddresses": {"lan_ipv6": {"Address": "fd97::1", "Port": 21000}}}),
+    ):
+        proxy = {"DestinationServiceName": name, "LocalServicePort": 8000}
+        sidecar = {"Service": f"{name}-sidecar-proxy", "Kind": "connect-proxy", "Port": 21000}
+        node = {"Node": f"node of {name}", "Address": f"10.97.1.{len(name)}"}
+        consul_server.put(
+            "/v1/catalog/register", {**node, "Service": {**sidecar, "Proxy": proxy, **more}}
+        )
+
+    async def owners(address: str, port: int = 8000) -> set[str]:
+        found = await client.owners(address, port)
+        return {one.service.proxy.destination for one in found if one.service.proxy}
+
+    assert await owners("10.97.1.7") == {"by-node"}
+    assert await owners("10.97.0.2") == {"by-own"}
+    assert await owners("fd97::1") == {"by-tag"}
+    assert await owners("10.97.1.7", 8001) == set()
+    assert await owners("203.0.113.9") == set()

@@ -58,6 +58,16 @@ def serving(mesh: Agent) -> bool:
     return all(s["registered"] for s in status["services"]) and len(status["upstreams"]) == 2
 
 
+def seen(mesh: Agent) -> list[bool]:
+    """Of each service, whether a handshake with its sidecar port showed what was fetched."""
+    return [
+        bool(shown := s["identity"]["handshake"])
+        and int(shown["serial"], 16) == int(s["identity"]["serial"].replace(":", ""), 16)
+        and not shown["wrong_for"]
+        for s in mesh.status()["services"]
+    ]
+
+
 def test_start_registers_identifies_and_publishes(
     space: Netns, consul: ConsulServer, mesh: Agent
 ) -> None:
@@ -68,6 +78,9 @@ def test_start_registers_identifies_and_publishes(
     assert "inet fleetmesh" in tables(space)
     assert {s["identity"]["workers"] for s in status["services"]} == {1}
     mesh.eventually(lambda: serving(mesh), "registrations")
+    mesh.eventually(lambda: all(seen(mesh)), "handshakes")
+    assert 'fleetmesh_certificate_served{service="web"} 1.0' in mesh.page("/metrics")[1]
+    assert "fleetmesh_refusals_total{" not in mesh.page("/metrics")[1]
 
     services = registered(consul)
     assert set(services) == {"web", "api", "web-sidecar-proxy", "api-sidecar-proxy"}
@@ -459,8 +472,10 @@ def test_authority_rotates(consul: ConsulServer, mesh: Agent) -> None:
 
 WATCHER = """
 import contextlib, http.client, threading, time
+telling = threading.Lock()
 def say(*what):
-    print(*what, flush=True)
+    with telling:
+        print(*what, flush=True)
 def drip():
     while True:
         caller = http.client.HTTPConnection("10.99.1.1", 8000, timeout=5)

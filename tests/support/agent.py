@@ -132,7 +132,10 @@ class Agent:
                 close_fds=False,
             )
         if ready:
-            self.eventually(lambda: "READY=1" in self.manager.said, "READY=1")
+            self.await_ready()
+
+    def await_ready(self) -> None:
+        self.eventually(lambda: "READY=1" in self.manager.said, "READY=1")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """The exit status."""

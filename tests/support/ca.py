@@ -24,17 +24,20 @@ def spiffe(service: str, trust_domain: str = TRUST_DOMAIN, datacenter: str = "dc
 
 
 class Authority:
-    """One root. `root` is its certificate in PEM."""
+    """One root, or with a `parent` an intermediate below it, as a secondary datacenter has one.
+    `root` is the root's certificate in PEM, `between` those that stand between it and the leaves.
+    """
 
-    def __init__(self, trust_domain: str = TRUST_DOMAIN) -> None:
+    def __init__(self, trust_domain: str = TRUST_DOMAIN, parent: Authority | None = None) -> None:
         self.trust_domain = trust_domain
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Consul CA")])
+        title = "Consul CA" if parent is None else "Consul CA of a secondary datacenter"
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title)])
         now = datetime.datetime.now(datetime.UTC)
         self._certificate = (
             x509.CertificateBuilder()
             .subject_name(self._name)
-            .issuer_name(self._name)
+            .issuer_name(parent._name if parent else self._name)
             .public_key(self._key.public_key())
             .serial_number(next(_serials))
             .not_valid_before(now - _DAY)
@@ -49,9 +52,11 @@ class Authority:
             .add_extension(
                 x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
             )
-            .sign(self._key, hashes.SHA256())
+            .sign(parent._key if parent else self._key, hashes.SHA256())
         )
-        self.root = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+        own = self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+        self.root: str = parent.root if parent else own
+        self.between: str = own + parent.between if parent else ""
 
     def leaf(
         self, service: str, *, uri: str | None = None, life: datetime.timedelta = 3 * _DAY
@@ -87,7 +92,7 @@ class Authority:
             serial=f"{serial:x}",
             not_before=begin.timestamp(),
             not_after=end.timestamp(),
-            chain=certificate.public_bytes(serialization.Encoding.PEM).decode(),
+            chain=certificate.public_bytes(serialization.Encoding.PEM).decode() + self.between,
             key=key.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,

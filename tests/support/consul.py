@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,17 @@ START_TIMEOUT = 30.0
 
 
 class ConsulServer:
-    """One running dev agent; `address` is its HTTP API, `config` more of its configuration."""
+    """One running dev agent; `address` is its HTTP API, `config` and `files` more of its
+    configuration."""
 
-    def __init__(self, binary: str, directory: Path, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        binary: str,
+        directory: Path,
+        config: dict[str, Any] | None = None,
+        files: Sequence[Path] = (),
+    ) -> None:
+        self.files = files
         self.binary = binary
         self.directory = directory
         self.config = config or {}
@@ -45,13 +53,14 @@ class ConsulServer:
     def start(self) -> None:
         """Start and wait for a leader; again after `stop`, with the same ports and no state."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        command = ["setpriv", "--pdeathsig", "KILL", self.binary, "agent", "-dev", "-node=test"]
-        command += ["-bind=127.0.0.1", "-dns-port=-1", "-grpc-port=-1"]
+        command = ["setpriv", "--pdeathsig", "KILL", self.binary, "agent", *self.role()]
+        command += ["-dns-port=-1", "-grpc-port=-1"]
         command += [f"-{name}-port={port}" for name, port in self.ports.items()]
         if self.config:
             file = self.directory / "extra.json"
             file.write_text(json.dumps(self.config))
             command.append(f"-config-file={file}")
+        command += [f"-config-file={file}" for file in self.files]
         with (self.directory / "consul.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + START_TIMEOUT
@@ -62,12 +71,25 @@ class ConsulServer:
                 raise RuntimeError(f"consul did not come up:\n{tail}")
             time.sleep(0.05)
 
+    def role(self) -> list[str]:
+        """Arguments that say what kind of an agent it is, and where others reach it."""
+        return ["-dev", "-node=test", "-bind=127.0.0.1"]
+
     def stop(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
         process.kill()
         process.wait()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
@@ -113,6 +135,30 @@ class ConsulServer:
         os.kill(self._process.pid, number)
 
 
+class LastingServer(ConsulServer):
+    """One that has its state on disk, and so is the same after `stop` and `start`."""
+
+    def role(self) -> list[str]:
+        state = f"-data-dir={self.directory / 'data'}"
+        fast = ["-hcl=performance { raft_multiplier = 1 }", "-hcl=connect { enabled = true }"]
+        return ["-server", "-bootstrap-expect=1", "-node=server", "-bind=127.0.0.1", state, *fast]
+
+
+class ClientAgent(ConsulServer):
+    """An agent that is no server, as every host has one, of `server`'s datacenter."""
+
+    def __init__(self, binary: str, directory: Path, server: ConsulServer) -> None:
+        super().__init__(binary, directory)
+        self.ports.pop("serf-wan")
+        self._server = server
+
+    def role(self) -> list[str]:
+        join = f"-retry-join=127.0.0.1:{self._server.ports['serf-lan']}"
+        retry = "-retry-interval=1s"
+        data = f"-data-dir={self.directory / 'data'}"
+        return ["-node=host", "-bind=127.0.0.1", data, join, retry]
+
+
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -141,8 +187,10 @@ def consul_binary() -> str:
 
 
 @contextlib.contextmanager
-def running_consul(directory: Path, config: dict[str, Any] | None = None) -> Iterator[ConsulServer]:
-    server = ConsulServer(consul_binary(), directory, config)
+def running_consul(
+    directory: Path, config: dict[str, Any] | None = None, files: Sequence[Path] = ()
+) -> Iterator[ConsulServer]:
+    server = ConsulServer(consul_binary(), directory, config, files)
     server.start()
     try:
         yield server

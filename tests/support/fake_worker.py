@@ -1,6 +1,7 @@
 """A worker that does as its snapshot says: `hang` stops reading, `mute` never applies, `refuse`
-applies with an error, `die` exits with 3; anything else is applied. Its report counts one request
-per worker number, and one connection per socket that it was given; its access
+applies with an error, `die` exits with 3, `ask` asks for an address; anything else is applied. Its
+report counts one request per worker number, and one connection per socket that it was given and
+per answer; its access
 records are of every other second from its number on."""
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import socket
 from tests.support.record import record
 
 from fleetmesh.edge.ipc import (
+    Answered,
     Applied,
+    Ask,
     Channel,
     ChannelClosedError,
     Collect,
@@ -42,9 +45,13 @@ async def serve(channel: Channel, number: int) -> None:
                     os.kill(os.getpid(), signal.SIGSTOP)
                 if snapshot == b"mute":
                     continue
+                if snapshot == b"ask":
+                    await channel.send(Ask("10.0.0.9", 8000))
                 generation = next_generation
                 error = "it is wrong" if snapshot == b"refuse" else ""
                 await channel.send(Applied(generation, error))
+            case Answered("10.0.0.9", 8000):
+                sockets += 1
             case Collect(request):
                 report = Report(
                     os.getpid(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +17,16 @@ from typing import Any
 from tests.support.hosts import LABS, CommandError, Host, Session
 
 ROOT = Path(__file__).resolve().parents[2]
+MANAGEMENT_TOKEN = "/etc/fleetmesh-lab/token"
+"""Where the Consul server of a lab with ACLs has it."""
+AGENT_TOKEN = "/etc/fleetmesh/consul.token"
 _INTENTION_KEYS = ("SourceName", "DestinationName", "Action", "Description", "Meta")
+
+
+def with_token(file: str) -> str:
+    """Options of curl in a shell: the token in `file`, none where there is no such file, for curl
+    leaves a header without a value out."""
+    return f'-H "X-Consul-Token: $(cat {file} 2>/dev/null)"'
 
 
 @dataclass
@@ -117,20 +127,12 @@ class Fleet:
             raise CommandError(f"fleetlab {verb} {hosts}: {done.stderr}")
 
     def consul(self, method: str, path: str, body: object = None) -> Any:
-        """One call of the Consul server's API; its JSON, or None for an empty answer."""
-        options = [] if body is None else ["--data-binary", "@-"]
+        """One call of the Consul server's API, with the management token where the lab has ACLs;
+        its JSON, or None for an empty answer."""
+        options = "" if body is None else "--data-binary @-"
         done = self["consul1"].run(
-            [
-                "curl",
-                "-sS",
-                "-f",
-                "--max-time",
-                "10",
-                "-X",
-                method,
-                *options,
-                f"http://127.0.0.1:8500{path}",
-            ],
+            f"curl -sS -f --max-time 10 -X {method} {with_token(MANAGEMENT_TOKEN)} {options} "
+            + shlex.quote(f"http://127.0.0.1:8500{path}"),
             stdin="" if body is None else json.dumps(body),
         )
         return json.loads(done.stdout) if done.stdout.strip() else None

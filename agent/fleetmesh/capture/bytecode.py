@@ -13,6 +13,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from fleetmesh.capture.attributes import (
+    attribute,
+    be32,
+    nested,
+    netlink_attributes,
+    number,
+    value_of,
+)
 from fleetmesh.capture.ruleset import (
     Accept,
     Action,
@@ -28,6 +36,7 @@ from fleetmesh.capture.ruleset import (
     Reject,
     Rule,
     Tcp,
+    Udp,
     User,
 )
 
@@ -55,13 +64,11 @@ CMP_EQ, CMP_NEQ = 0, 1
 NF_ACCEPT = 1
 REJECT_TCP_RST = 1
 PROTO_SPECIFIED = 2
-IPPROTO_TCP = 6
+IPPROTO_TCP, IPPROTO_UDP = 6, 17
 LOOPBACK_INDEX = 1
 FLAGS_MASK, SYN = 0x17, 0x02  # of fin, syn, rst and ack
 
 _VERDICT, _REGISTER = 0, 1
-_NESTED = 1 << 15
-_TYPE_MASK = 0x3FFF
 
 
 class _Network(NamedTuple):
@@ -85,7 +92,7 @@ def encode(rule: Rule) -> bytes:
             out += _meta(Meta.L4PROTO) + _cmp(CMP_EQ, bytes([IPPROTO_TCP]))
             tcp = True
         out += _encode_match(match)
-    out += _expression("counter", _attribute(1, bytes(8)) + _attribute(2, bytes(8)))
+    out += _expression("counter", attribute(1, bytes(8)) + attribute(2, bytes(8)))
     return bytes(out + _encode_action(rule.action))
 
 
@@ -93,6 +100,13 @@ def _encode_match(match: Match) -> bytes:
     match match:
         case Tcp():
             return b""
+        case Udp(port):
+            return (
+                _meta(Meta.L4PROTO)
+                + _cmp(CMP_EQ, bytes([IPPROTO_UDP]))
+                + _payload(Header.TRANSPORT, 2, 2)
+                + _cmp(CMP_EQ, struct.pack(">H", port))
+            )
         case Opening(negated):
             return (
                 _payload(Header.TRANSPORT, 13, 1)
@@ -108,13 +122,13 @@ def _encode_match(match: Match) -> bytes:
         case Loopback():
             return _meta(Meta.IIF) + _cmp(CMP_EQ, struct.pack("=I", LOOPBACK_INDEX))
         case LocalAddress(negated):
-            load = _be32(1, _REGISTER) + _be32(2, FIB_ADDRTYPE) + _be32(3, FIB_DADDR)
+            load = be32(1, _REGISTER) + be32(2, FIB_ADDRTYPE) + be32(3, FIB_DADDR)
             return _expression("fib", load) + _cmp(
                 CMP_NEQ if negated else CMP_EQ, struct.pack("=I", RTN_LOCAL)
             )
         case Captured(negated):
             return (
-                _expression("ct", _be32(1, _REGISTER) + _be32(2, CT_STATUS))
+                _expression("ct", be32(1, _REGISTER) + be32(2, CT_STATUS))
                 + _bitwise(struct.pack("=I", IPS_DST_NAT))
                 + _cmp(CMP_EQ if negated else CMP_NEQ, bytes(4))
             )
@@ -135,21 +149,21 @@ def _encode_destination(text: str) -> bytes:
 def _encode_action(action: Action) -> bytes:
     match action:
         case Accept():
-            verdict = _nested(2, _be32(1, NF_ACCEPT))
-            return _expression("immediate", _be32(1, _VERDICT) + _nested(2, verdict))
+            verdict = nested(2, be32(1, NF_ACCEPT))
+            return _expression("immediate", be32(1, _VERDICT) + nested(2, verdict))
         case Redirect(port):
-            value = _nested(2, _attribute(1, struct.pack(">H", port)))
-            return _expression("immediate", _be32(1, _REGISTER) + value) + _expression(
-                "redir", _be32(1, _REGISTER) + _be32(3, PROTO_SPECIFIED)
+            value = nested(2, attribute(1, struct.pack(">H", port)))
+            return _expression("immediate", be32(1, _REGISTER) + value) + _expression(
+                "redir", be32(1, _REGISTER) + be32(3, PROTO_SPECIFIED)
             )
         case Reject():
-            return _expression("reject", _be32(1, REJECT_TCP_RST) + _attribute(2, b"\0"))
+            return _expression("reject", be32(1, REJECT_TCP_RST) + attribute(2, b"\0"))
 
 
 def decode(data: bytes, comment: str) -> tuple[Rule | ForeignRule, int]:
     """The rule whose NFTA_RULE_EXPRESSIONS is `data`, and how many packets matched it."""
     expressions = [(name, attributes) for name, attributes in _expressions(data)]
-    packets = next((_number(a.get(2)) for name, a in expressions if name == "counter"), 0)
+    packets = next((number(a.get(2)) for name, a in expressions if name == "counter"), 0)
     rule = _decode(expressions, comment)
     if rule is None:
         return ForeignRule(tuple(name for name, _ in expressions), comment), packets
@@ -164,36 +178,44 @@ class _Load(NamedTuple):
     mask: bytes | None = None
 
 
+_L4PROTO = _Load("meta", (Meta.L4PROTO,))
+
+
 def _decode(expressions: Sequence[tuple[str, dict[int, bytes]]], comment: str) -> Rule | None:
     """None when the rule says anything that our vocabulary does not."""
     matches: list[Match] = []
     load: _Load | None = None
     family: int | None = None
     port: int | None = None
+    udp = False
     action: Action | None = None
     for name, attributes in expressions:
         if action is not None:
             return None
         match name:
             case "meta" | "ct":
-                load = _Load(name, (_number(attributes.get(2)),))
+                load = _Load(name, (number(attributes.get(2)),))
             case "fib":
-                load = _Load(name, (_number(attributes.get(2)), _number(attributes.get(3))))
+                load = _Load(name, (number(attributes.get(2)), number(attributes.get(3))))
             case "payload":
-                load = _Load(name, tuple(_number(attributes.get(key)) for key in (2, 3, 4)))
+                load = _Load(name, tuple(number(attributes.get(key)) for key in (2, 3, 4)))
             case "bitwise":
-                if load is None or any(_value(attributes.get(5))):
+                if load is None or any(value_of(attributes.get(5))):
                     return None
-                load = load._replace(mask=_value(attributes.get(4)))
+                load = load._replace(mask=value_of(attributes.get(4)))
             case "cmp":
-                operator, value = _number(attributes.get(2)), _value(attributes.get(3))
+                operator, value = number(attributes.get(2)), value_of(attributes.get(3))
                 if load is None or operator not in (CMP_EQ, CMP_NEQ):
                     return None
                 if load == ("meta", (Meta.NFPROTO,), None) and operator == CMP_EQ:
                     family = value[0]
+                elif (load, operator, value) == (_L4PROTO, CMP_EQ, bytes([IPPROTO_UDP])):
+                    udp = True
                 else:
                     match = _decode_match(load, operator == CMP_NEQ, value, family)
-                    if match is None:
+                    if udp and isinstance(match, Port):
+                        match, udp = Udp(match.port), False
+                    if match is None or udp:
                         return None
                     family = None if isinstance(match, Destination) else family
                     matches.append(match)
@@ -203,18 +225,18 @@ def _decode(expressions: Sequence[tuple[str, dict[int, bytes]]], comment: str) -
                 if port is None and action is None:
                     return None
             case "redir":
-                if port is None or _number(attributes.get(3)) != PROTO_SPECIFIED:
+                if port is None or number(attributes.get(3)) != PROTO_SPECIFIED:
                     return None
                 action = Redirect(port)
             case "reject":
-                if _number(attributes.get(1)) != REJECT_TCP_RST:
+                if number(attributes.get(1)) != REJECT_TCP_RST:
                     return None
                 action = Reject()
             case "counter":
                 pass
             case _:
                 return None
-    if action is None or family is not None or load is not None:
+    if action is None or family is not None or load is not None or udp:
         return None
     return Rule(tuple(_canonical(matches)), action, comment)
 
@@ -263,10 +285,10 @@ def _decode_destination(load: _Load, value: bytes, family: int | None) -> Destin
 def _decode_immediate(attributes: dict[int, bytes]) -> tuple[int | None, Action | None]:
     """The port that is loaded for a redirect, or the verdict."""
     data = dict(netlink_attributes(attributes.get(2, b"")))
-    if _number(attributes.get(1)) != _VERDICT:
+    if number(attributes.get(1)) != _VERDICT:
         return int.from_bytes(data.get(1, b""), "big"), None
     verdict = dict(netlink_attributes(data.get(2, b"")))
-    return None, Accept() if _number(verdict.get(1)) == NF_ACCEPT else None
+    return None, Accept() if number(verdict.get(1)) == NF_ACCEPT else None
 
 
 def _expressions(data: bytes) -> Iterator[tuple[str, dict[int, bytes]]]:
@@ -276,61 +298,30 @@ def _expressions(data: bytes) -> Iterator[tuple[str, dict[int, bytes]]]:
         yield name, dict(netlink_attributes(parts.get(2, b"")))
 
 
-def netlink_attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(type, value) of each netlink attribute; ends at the first that is malformed."""
-    at = 0
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if length < 4:
-            return
-        yield kind & _TYPE_MASK, data[at + 4 : at + length]
-        at += (length + 3) & ~3
-
-
-def _number(value: bytes | None) -> int:
-    return -1 if value is None else int.from_bytes(value, "big")
-
-
-def _value(data: bytes | None) -> bytes:
-    return dict(netlink_attributes(data or b"")).get(1, b"")
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
-
-
-def _nested(kind: int, value: bytes) -> bytes:
-    return _attribute(kind | _NESTED, value)
-
-
-def _be32(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack(">I", value))
-
-
 def _expression(name: str, attributes: bytes) -> bytes:
-    return _nested(1, _attribute(1, name.encode() + b"\0") + _nested(2, attributes))
+    return nested(1, attribute(1, name.encode() + b"\0") + nested(2, attributes))
 
 
 def _meta(key: int) -> bytes:
-    return _expression("meta", _be32(2, key) + _be32(1, _REGISTER))
+    return _expression("meta", be32(2, key) + be32(1, _REGISTER))
 
 
 def _payload(base: int, offset: int, size: int) -> bytes:
-    attributes = _be32(1, _REGISTER) + _be32(2, base) + _be32(3, offset) + _be32(4, size)
+    attributes = be32(1, _REGISTER) + be32(2, base) + be32(3, offset) + be32(4, size)
     return _expression("payload", attributes)
 
 
 def _bitwise(mask: bytes) -> bytes:
     return _expression(
         "bitwise",
-        _be32(1, _REGISTER)
-        + _be32(2, _REGISTER)
-        + _be32(3, len(mask))
-        + _nested(4, _attribute(1, mask))
-        + _nested(5, _attribute(1, bytes(len(mask)))),
+        be32(1, _REGISTER)
+        + be32(2, _REGISTER)
+        + be32(3, len(mask))
+        + nested(4, attribute(1, mask))
+        + nested(5, attribute(1, bytes(len(mask)))),
     )
 
 
 def _cmp(operator: int, value: bytes) -> bytes:
-    data = _nested(3, _attribute(1, value))
-    return _expression("cmp", _be32(1, _REGISTER) + _be32(2, operator) + data)
+    data = nested(3, attribute(1, value))
+    return _expression("cmp", be32(1, _REGISTER) + be32(2, operator) + data)

@@ -3,7 +3,8 @@ leaves the original destination for SO_ORIGINAL_DST.
 
 Only the packet that opens a TCP connection is ever redirected, so a session that was there before
 the rules stays as it is. Nothing on the way to loopback is captured, nor anything from or to an
-SSH port; the agent's own connections are let go before any service's user is looked at.
+SSH port; the agent's own connections are let go before any service's user is looked at. The one
+exception are the services' DNS queries, which go to loopback on many hosts.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from fleetmesh.capture.ruleset import (
     Rule,
     Ruleset,
     Tcp,
+    Udp,
     User,
 )
 from fleetmesh.settings import OnStop, Settings
 
 NAT_PRIORITY = -100  # where every destination nat belongs (NF_IP_PRI_NAT_DST)
 FILTER_PRIORITY = 0
+DNS_PORT = 53
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
@@ -56,7 +59,8 @@ class Service(msgspec.Struct, frozen=True):
 
 class Inputs(msgspec.Struct, frozen=True):
     """All that decides the rules. `agent_uid` is the user whose connections are never captured,
-    `plain_port` where plain inbound connections go."""
+    `plain_port` where plain inbound connections go, `dns_port` where services' DNS queries do,
+    None when nobody answers there."""
 
     services: tuple[Service, ...] = ()
     plain_port: int = 15006
@@ -65,6 +69,7 @@ class Inputs(msgspec.Struct, frozen=True):
     exclude_cidrs: tuple[str, ...] = ()
     exclude_inbound_ports: tuple[int, ...] = ()
     ssh_ports: tuple[int, ...] = (22,)
+    dns_port: int | None = None
 
 
 def inputs(
@@ -72,6 +77,7 @@ def inputs(
     outbound_ports: Mapping[str, int],
     uids: Mapping[str, int],
     agent_uid: int,
+    dns_port: int | None = None,
 ) -> Inputs:
     """`outbound_ports` and `uids` by service name; services without either are only called.
 
@@ -95,6 +101,7 @@ def inputs(
         exclude_cidrs=settings.capture.exclude_cidrs,
         exclude_inbound_ports=settings.capture.exclude_inbound_ports,
         ssh_ports=settings.capture.ssh_ports,
+        dns_port=dns_port,
     )
 
 
@@ -116,7 +123,7 @@ def ruleset(given: Inputs) -> Ruleset:
             ),
             _nat(
                 Hook.OUTPUT,
-                *_exempt_outbound(given),
+                *_exempt_outbound(given, *_queries(given)),
                 *(
                     Rule((Tcp(), User(uid)), Redirect(port), service.name)
                     for service, uid, port in _callers(given)
@@ -168,7 +175,12 @@ def still_served(before: Inputs, now: Inputs) -> Inputs:
     still, so that their sockets are open. The rest of `before` holds."""
     served = {_ways(service) for service in now.services}
     kept = tuple(service for service in before.services if _ways(service) in served)
-    return msgspec.structs.replace(before, services=kept, plain_port=now.plain_port)
+    return msgspec.structs.replace(
+        before,
+        services=kept,
+        plain_port=now.plain_port,
+        dns_port=None if before.dns_port is None else now.dns_port,
+    )
 
 
 def _ways(service: Service) -> Service:
@@ -199,16 +211,26 @@ def _established() -> Rule:
     return Rule((Opening(negated=True),), Accept(), "established sessions")
 
 
-def _exempt_outbound(given: Inputs) -> Iterator[Rule]:
+def _queries(given: Inputs) -> Iterator[Rule]:
+    """DNS of the services' users, over UDP and TCP, wherever it goes."""
+    if given.dns_port is None or DNS_PORT in (*given.exclude_ports, *given.ssh_ports):
+        return
+    for service, uid, _ in _callers(given):
+        for port in (Udp(DNS_PORT), Port(DNS_PORT)):
+            yield Rule((port, User(uid)), Redirect(given.dns_port), f"{service.name}: DNS")
+
+
+def _exempt_outbound(given: Inputs, *before_loopback: Rule) -> Iterator[Rule]:
     yield _established()
     if given.agent_uid is not None:
         yield _let_go((User(given.agent_uid),), "the agent itself")
-    for network in LOOPBACK:
-        yield _let_go((Destination(network),), "loopback")
     yield from _exempt_ssh(given.ssh_ports)
     for cidr in given.exclude_cidrs:
         network = str(ipaddress.ip_network(cidr, strict=False))
         yield _let_go((Destination(network),), "excluded")
+    yield from before_loopback
+    for network in LOOPBACK:
+        yield _let_go((Destination(network),), "loopback")
     for port in given.exclude_ports:
         yield _let_go((Port(port),), "excluded")
 

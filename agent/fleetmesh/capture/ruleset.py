@@ -39,6 +39,15 @@ class Tcp(msgspec.Struct, frozen=True, tag="tcp"):
         return "meta l4proto tcp"
 
 
+class Udp(msgspec.Struct, frozen=True, tag="udp"):
+    """The packet is UDP, to this port."""
+
+    port: int
+
+    def __str__(self) -> str:
+        return f"udp dport {self.port}"
+
+
 class Opening(msgspec.Struct, frozen=True, tag="opening"):
     """The packet opens a TCP connection (SYN alone), or is TCP and does not (`negated`)."""
 
@@ -102,7 +111,7 @@ class Captured(msgspec.Struct, frozen=True, tag="captured"):
         return f"ct status {'! ' if self.negated else ''}dnat"
 
 
-Match = Tcp | Opening | Destination | Port | User | Loopback | LocalAddress | Captured
+Match = Tcp | Udp | Opening | Destination | Port | User | Loopback | LocalAddress | Captured
 
 
 class Accept(msgspec.Struct, frozen=True, tag="accept"):

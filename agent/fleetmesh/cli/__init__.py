@@ -11,10 +11,12 @@ from typing import Annotated
 import typer
 
 from fleetmesh.cli import (
+    acl,
     agent,
     capture,
     check,
     dataplane,
+    explain,
     hold,
     reload,
     requests,
@@ -60,8 +62,12 @@ def _options(
 app.command("agent")(agent.agent)
 app.command("status")(status.status)
 app.command("requests")(requests.requests)
+app.add_typer(explain.app, name="explain")
+app.command("routes")(explain.routes)
+app.command("endpoints")(explain.endpoints)
 app.command("check")(check.check)
 app.add_typer(capture.app, name="capture")
+app.add_typer(acl.app, name="acl")
 app.command("validate")(validate.validate)
 app.add_typer(hold.maintenance, name="maintenance")
 app.command("drain")(hold.drain)

@@ -70,23 +70,24 @@ def _examine(agent_file: str, services_dir: str, socket: str | None) -> list[Fin
 
 
 def _consul(settings: Settings) -> list[Finding]:
-    from pathlib import Path
-
     from fleetmesh.cli import doctor
     from fleetmesh.cli.findings import Finding, Level
+    from fleetmesh.edge import consul_link
     from fleetmesh.edge.consul_probe import ConsulUnreachableError, probe
 
     found = []
-    token = None
-    if settings.consul.token_file is not None:
-        path = Path(settings.consul.token_file)
-        try:
-            token = path.read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or "it is not text"
-            found.append(Finding(Level.ERROR, "token", f"{path} cannot be read: {why}"))
+    token = tls = None
     try:
-        answer: Probe | str = probe(settings.consul.address, token)
+        token = consul_link.read_token(settings.consul) or consul_link.source_token()
+    except consul_link.UnfitError as error:
+        problem = error.problem
+        found.append(Finding(Level.ERROR, "token", problem.rule, problem.remedy))
+    try:
+        tls = consul_link.context(settings.consul)
+    except consul_link.UnfitError as error:
+        return [*found, Finding(Level.ERROR, "consul", str(error.problem))]
+    try:
+        answer: Probe | str = probe(settings.consul.address, token, tls)
     except ConsulUnreachableError as error:
         answer = str(error)
     return found + list(doctor.consul(settings.consul.address, answer))

@@ -9,11 +9,10 @@ import msgspec
 
 from fleetmesh.model.status import CaptureStatus, HoldStatus, IdentityStatus, ServiceStatus, Status
 from fleetmesh.model.traffic import Endpoint, Health, Upstream
+from fleetmesh.plan.renewal import WRONG, Renewal, judge
 
-# Consul renews a leaf at a random moment between 60 and 90 % of its life (calculateSoftExpiry in
-# agent/cache-types/connect_ca_leaf.go), so that an older one means that renewal does not work.
-RENEWAL_IS_LATE = 0.90
-RENEWAL_FAILED = 0.95
+STALE = 60.0  # seconds
+UNSEEN = 60.0  # the agent looks every ten
 CONTACT_IS_OLD = 360.0  # a blocking query is held for 300 s, and a sixteenth of jitter
 
 
@@ -50,6 +49,7 @@ def of_status(status: Status) -> list[Finding]:
     return [
         *_configuration(status),
         _consul(status),
+        *_stale(status),
         _capture(status.capture),
         *_workers(status),
         *services,
@@ -83,11 +83,27 @@ def _consul(status: Status) -> Finding:
         return Finding(Level.WARNING, "consul", f"{consul.address} {last}{why}")
     known = "the last state is served on" if status.generation else "nothing is served yet"
     return Finding(
-        Level.ERROR,
+        # Old answers carry traffic; certificates that run out are found by themselves.
+        Level.WARNING if status.generation else Level.ERROR,
         "consul",
         f"{consul.address} {last}, {known}{why}",
         "Look at the local Consul agent: systemctl status consul",
     )
+
+
+def _stale(status: Status) -> Iterator[Finding]:
+    """Only warnings: what was known is served on."""
+    old = [watch for watch in status.consul.watches if watch.stale >= STALE]
+    if old and not _unheard(status):
+        longest = max(old, key=lambda watch: watch.stale)
+        names = ", ".join(f"{watch.watch} ({span(watch.stale)})" for watch in old)
+        why = f": {longest.error}" if longest.error and not status.consul.error else ""
+        yield Finding(
+            Level.WARNING,
+            "stale",
+            f"{names}{why}",
+            "What was known then is served on; look at Consul's agent and servers",
+        )
 
 
 def _capture(capture: CaptureStatus) -> Finding:
@@ -153,6 +169,7 @@ def _service(service: ServiceStatus, status: Status) -> Iterator[Finding]:
     if service.hold is not None:
         yield _hold(service.name, service.hold)
     yield _certificate(subject, service.identity)
+    yield from _handshake(subject, service)
     serving = sum(not worker.draining for worker in status.workers)
     if service.identity.serial and service.identity.workers < serving:
         yield Finding(
@@ -184,7 +201,7 @@ def _certificate(subject: str, identity: IdentityStatus) -> Finding:
             "has no certificate, so that it neither calls nor answers",
             "Look at the agent's log for Consul's answer",
         )
-    left, life = identity.seconds_left, identity.life
+    left, life = identity.served()
     if left <= 0:
         return Finding(Level.ERROR, subject, f"its certificate expired {span(-left)} ago", _RENEWAL)
     used = 1 - left / life if life > 0 else 0.0
@@ -196,11 +213,39 @@ def _certificate(subject: str, identity: IdentityStatus) -> Finding:
             "Set this host's clock",
         )
     tells = f"its certificate has {span(left)} of {span(life)} left"
-    if used >= RENEWAL_FAILED:
-        return Finding(Level.ERROR, subject, tells, _RENEWAL)
-    if used >= RENEWAL_IS_LATE:
-        return Finding(Level.WARNING, subject, tells, _RENEWAL)
-    return Finding(Level.OK, subject, tells)
+    if not identity.renewable:
+        tells += " and nobody renews it while Consul does not answer"
+    match judge(left, life, identity.renewable):
+        case Renewal.FAILED:
+            return Finding(Level.ERROR, subject, tells, _RENEWAL)
+        case Renewal.LATE:
+            return Finding(Level.WARNING, subject, tells, _RENEWAL)
+        case Renewal.WELL:
+            return Finding(Level.OK, subject, tells)
+
+
+def _handshake(subject: str, service: ServiceStatus) -> Iterator[Finding]:
+    """What peers get, and not what was fetched for them."""
+    shown = service.identity.handshake
+    if shown is None or not service.identity.serial:
+        return
+    if shown.age >= UNSEEN:
+        yield Finding(
+            Level.WARNING,
+            subject,
+            f"nobody has looked for {span(shown.age)} at the certificate that it shows",
+            "journalctl -u fleetmesh-agent tells why",
+        )
+    elif shown.wrong_for >= WRONG:
+        what = f"show certificate {shown.serial}, not its own {service.identity.serial}"
+        if shown.error:
+            what = f"fail: {shown.error}"
+        yield Finding(
+            Level.ERROR,
+            subject,
+            f"handshakes with port {service.sidecar_port} {what}, for {span(shown.wrong_for)}",
+            "journalctl -u fleetmesh-agent tells why; a restart gives the workers what is known",
+        )
 
 
 _RENEWAL = "Consul should have renewed it: look at its agent's and its servers' logs"

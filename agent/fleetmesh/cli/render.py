@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
@@ -12,7 +14,14 @@ from rich.text import Text
 
 from fleetmesh.cli.findings import Finding, Level, is_live, of_status, span, unreachable
 from fleetmesh.model.report import Ejected
-from fleetmesh.model.status import HoldStatus, ServiceStatus, Status, WorkerStatus
+from fleetmesh.model.status import (
+    HoldStatus,
+    IdentityStatus,
+    ServiceStatus,
+    Status,
+    WatchStatus,
+    WorkerStatus,
+)
 from fleetmesh.model.traffic import Endpoint, Upstream
 
 PIPE_WIDTH = 180
@@ -40,7 +49,7 @@ def status(found: Status, out: TextIO) -> None:
     page.table(SERVICE_HEAD, [_service_row(service) for service in found.services], "none declared")
     page.section("Identities")
     page.table(
-        ("service", "certificate left", "workers", "SPIFFE ID"),
+        ("service", "certificate left", "workers", "handshake", "SPIFFE ID"),
         [_identity_row(service, found.workers) for service in found.services],
         "none",
     )
@@ -60,6 +69,13 @@ def status(found: Status, out: TextIO) -> None:
         ("service", "protocol", "endpoint", "address", "health", "weight", "meta"),
         [row for upstream in found.upstreams for row in _upstream_rows(upstream, ejected)],
         "none known",
+    )
+    page.section("Consul")
+    now = time.time()
+    page.table(
+        ("what", "last answer", "stale", "error"),
+        [_watch_row(watch, now) for watch in found.consul.watches],
+        "nothing is asked yet",
     )
     page.section("Workers")
     page.table(
@@ -214,9 +230,31 @@ def _identity_row(
     identity = service.identity
     left = Text("no certificate", style="bold red")
     if identity.serial:
-        left = Text(f"{span(max(identity.seconds_left, 0))} of {span(identity.life)}")
+        seconds, life = identity.served()
+        left = Text(f"{span(max(seconds, 0))} of {span(life)}")
     serving = sum(not worker.draining for worker in workers)
-    return (service.name, left, f"{identity.workers}/{serving}", identity.spiffe_id)
+    workers_of = f"{identity.workers}/{serving}"
+    return (service.name, left, workers_of, _handshake(identity), identity.spiffe_id)
+
+
+def _handshake(identity: IdentityStatus) -> Text:
+    shown = identity.handshake
+    if shown is None:
+        return Text("not seen yet", style="dim")
+    if shown.wrong_for:
+        what = "fails" if shown.error else "another one"
+        return Text(f"{what} for {span(shown.wrong_for)}", style="bold red")
+    return Text(f"the same, {span(shown.age)} ago")
+
+
+def _watch_row(watch: WatchStatus, now: float) -> tuple[str | Text, ...]:
+    """When it became stale is told by this host's clock."""
+    answered = "never" if watch.answered is None else f"{span(watch.answered)} ago"
+    stale = Text("no", style="green")
+    if watch.stale:
+        since = datetime.datetime.fromtimestamp(now - watch.stale).astimezone()
+        stale = Text(f"{span(watch.stale)}, since {since:%Y-%m-%d %H:%M:%S}", style="yellow")
+    return (watch.watch, answered, stale, watch.error)
 
 
 def _upstream_rows(

@@ -20,9 +20,10 @@ class Lane:
     endpoint must prove; both are empty for an application on this host, which is reached in the
     clear. `session` is for the TLS layer to keep what it resumes from, and to take another only
     after `session_after` (monotonic seconds). `pool` has the idle connections of HTTP, `streams`
-    those that carry TCP streams one after another. `warmed` says that its first connections are
-    opened, or tried to be, without waiting for a request. `standing` is where it is told what the
-    endpoint did; None where there is no other that could serve in its place.
+    those that carry TCP streams one after another, where the endpoint `shares` its connections.
+    `warmed` says that its first connections are opened, or tried to be, without waiting for a
+    request. `standing` is where it is told what the endpoint did; None where there is no other that
+    could serve in its place.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Lane:
         "port",
         "session",
         "session_after",
+        "shares",
         "sni",
         "source",
         "standing",
@@ -51,8 +53,10 @@ class Lane:
         expected: str = "",
         sni: str = "",
         connect_timeout: float = 5.0,
+        shares: bool = False,
         keeping: UpstreamSettings = DEFAULTS,
     ) -> None:
+        self.shares = shares
         self.endpoint_id = endpoint_id
         self.address = address
         self.port = port
@@ -141,6 +145,7 @@ class Place:
                 expected=self.expected,
                 sni=self.sni,
                 connect_timeout=self.connect_timeout,
+                shares=endpoint.shares,
                 keeping=self._keeping,
             )
             lane.limit(self._keeping, self._limits)

@@ -10,6 +10,7 @@ from fleetmesh.core.outlier import Outliers, Rules, Standing
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
+from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Ejected, EjectionCount, UnderWay
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
@@ -58,14 +59,15 @@ class LocalEntry:
 OutliersKey = tuple[str, float]
 """A target's id and its connect timeout: places are shared by upstreams where both are the same."""
 
-PlaceKey = tuple[str, str, str | None, str, int, str, str, float]
+PlaceKey = tuple[str, str, str | None, str, int, str, str, float, bool]
 
 
 class Table:
     """`upstreams` by service name, `by_destination` by the address and port that a caller dials,
     `by_address` by the address where every port is the upstream's, `services` by name, `by_port`
-    by the application's port. `ejections` are counted by service and reason, and for as long as
-    there are tables; `seed` and `now` are for outliers that begin with this one."""
+    by the application's port, `outsiders` names of services without a sidecar by destination.
+    `ejections` are counted by service and reason, and for as long as there are tables; `seed` and
+    `now` are for outliers that begin with this one."""
 
     __slots__ = (
         "by_address",
@@ -75,6 +77,7 @@ class Table:
         "generation",
         "now",
         "outliers",
+        "outsiders",
         "places",
         "seed",
         "services",
@@ -97,6 +100,22 @@ class Table:
         self.ejections: dict[tuple[str, str], int] = {}
         self.now = now
         self.seed = seed
+        self.outsiders = {
+            destination: outsider.name
+            for outsider in snapshot.outsiders
+            for destination in outsider.destinations
+        }
+
+    def closed(self, destination: tuple[str, int]) -> Refusal | None:
+        """Why nothing goes to a `destination` that is no upstream's; None where it passes."""
+        if destination in self.outsiders:
+            return Refusal.NO_SIDECAR if self.snapshot.refuse_outsiders else None
+        return Refusal.UNKNOWN_DESTINATION if self.snapshot.mesh_destinations_only else None
+
+    def owner(self, destination: tuple[str, int]) -> UpstreamEntry | None:
+        """Whose address and port, or virtual address, it is."""
+        entry = self.by_destination.get(destination)
+        return self.by_address.get(destination[0]) if entry is None else entry
 
     def lanes(self) -> list[Lane]:
         lanes = [entry.application for entry in self.services.values()]
@@ -211,6 +230,7 @@ def _places(
             expected,
             target.sni,
             target.connect_timeout,
+            endpoint.shares,
         )
         place = table.places.get(key)
         if place is None and previous is not None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
+from fleetmesh.model.explanation import Question
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Snapshot
@@ -34,6 +35,14 @@ class Agent(Protocol):
 
     def snapshot(self) -> Snapshot | None: ...
 
+    async def explain(self, question: Question) -> Any:
+        """What becomes of a request; problems where the question has no answer."""
+        ...
+
+    async def routes(self, service: str) -> Any: ...
+
+    async def endpoints(self, service: str) -> Any: ...
+
     async def capture_view(self) -> Any: ...
 
     async def capture_apply(self, confirm_within: float | None) -> Any: ...
@@ -42,7 +51,7 @@ class Agent(Protocol):
 
     async def capture_remove(self) -> Any: ...
 
-    async def reload(self) -> Sequence[Problem]: ...
+    async def reload(self, token: str | None) -> Sequence[Problem]: ...
 
     def hold(self, service: str, kind: str, why: str, within: float) -> Sequence[str] | None:
         """Hold back a service, or all for an empty name: which; None where there is none. Raises
@@ -92,6 +101,19 @@ def application(agent: Agent) -> web.Application:
             return _json({"error": "no records are kept: access_log.mode is not ring"}, 409)
         return _json({"requests": records})
 
+    async def explain(request: web.Request) -> web.Response:
+        try:
+            question = msgspec.json.decode(await request.read(), type=Question)
+        except msgspec.DecodeError as error:
+            return _json({"error": f"not a question: {error}"}, 400)
+        return _answer(await agent.explain(question))
+
+    async def get_routes(request: web.Request) -> web.Response:
+        return _answer(await agent.routes(request.match_info["service"]))
+
+    async def get_endpoints(request: web.Request) -> web.Response:
+        return _answer(await agent.endpoints(request.match_info["service"]))
+
     async def get_capture(_: web.Request) -> web.Response:
         return _json(await agent.capture_view())
 
@@ -107,8 +129,11 @@ def application(agent: Agent) -> web.Application:
     async def remove_capture(_: web.Request) -> web.Response:
         return _json(await agent.capture_remove())
 
-    async def reload(_: web.Request) -> web.Response:
-        problems = await agent.reload()
+    async def reload(request: web.Request) -> web.Response:
+        token = (await _body(request)).get("token")
+        if token is not None and not isinstance(token, str):
+            return _json({"error": "token: expected text"}, 400)
+        problems = await agent.reload(token)
         return _json({"problems": problems}, 400 if problems else 200)
 
     async def hold(request: web.Request) -> web.Response:
@@ -129,6 +154,9 @@ def application(agent: Agent) -> web.Application:
     app.router.add_get("/v1/status", get_status)
     app.router.add_get("/v1/snapshot", get_snapshot)
     app.router.add_get("/v1/requests", get_requests)
+    app.router.add_post("/v1/explain", explain)
+    app.router.add_get("/v1/routes/{service}", get_routes)
+    app.router.add_get("/v1/endpoints/{service}", get_endpoints)
     app.router.add_get("/v1/capture", get_capture)
     app.router.add_post("/v1/capture/apply", apply_capture)
     app.router.add_post("/v1/capture/confirm", confirm_capture)
@@ -137,6 +165,13 @@ def application(agent: Agent) -> web.Application:
     app.router.add_post("/v1/hold", hold)
     app.router.add_post("/v1/release", release)
     return app
+
+
+def _answer(found: Any) -> web.Response:
+    """Problems are the answer to a question that has none."""
+    if isinstance(found, list):
+        return _json({"error": "; ".join(map(str, found)), "problems": found}, 400)
+    return _json(found)
 
 
 def without_keys(snapshot: Snapshot) -> Snapshot:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import os
+import ssl
 import time
 from typing import Any
 
 import msgspec
+
+from fleetmesh.edge.consul_link import Where, explained
 
 TIMEOUT = 5.0
 
@@ -28,26 +31,33 @@ class Probe(msgspec.Struct, frozen=True):
     skew: float | None
 
 
-def probe(address: str, token: str | None) -> Probe:
+def probe(address: str, token: str | None, tls: ssl.SSLContext | None = None) -> Probe:
     """Raises ConsulUnreachableError."""
-    return asyncio.run(_probe(address, token))
+    return asyncio.run(_probe(Where(address), token, tls))
 
 
-async def _probe(address: str, token: str | None) -> Probe:
+async def _probe(where: Where, token: str | None, tls: ssl.SSLContext | None) -> Probe:
     import aiohttp
 
     headers = {"X-Consul-Token": token} if token else {}
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     try:
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-            async with session.get(f"{address}/v1/status/leader") as response:
+        connector: aiohttp.BaseConnector = (
+            aiohttp.UnixConnector(where.socket)
+            if where.socket
+            else aiohttp.TCPConnector(ssl=tls or True)
+        )
+        async with aiohttp.ClientSession(
+            headers=headers, timeout=timeout, connector=connector
+        ) as session:
+            async with session.get(f"{where.base}/v1/status/leader") as response:
                 leader = str(await response.json(content_type=None)) if response.ok else ""
                 skew = _skew(response.headers.get("Date"))
-            async with session.get(f"{address}/v1/agent/self") as response:
+            async with session.get(f"{where.base}/v1/agent/self") as response:
                 about = await response.json(content_type=None) if response.ok else {}
             accepted = None
             if token:
-                async with session.get(f"{address}/v1/acl/token/self") as response:
+                async with session.get(f"{where.base}/v1/acl/token/self") as response:
                     # 401 is a server without ACLs
                     accepted = None if response.status == 401 else response.ok
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -63,10 +73,13 @@ async def _probe(address: str, token: str | None) -> Probe:
 
 
 def _reason(error: Exception) -> str:
+    said = explained(error)
+    if said != str(error):
+        return said
     number = getattr(error, "errno", None)
     if isinstance(number, int) and number > 0:
         return os.strerror(number).lower()
-    return str(error) or "no answer in time"
+    return said or "no answer in time"
 
 
 def _skew(date: str | None) -> float | None:

@@ -89,8 +89,23 @@ class Recorded(msgspec.Struct, frozen=True, tag=True):
     records: tuple[Record, ...]
 
 
-ToWorker = Publish | Drain | Collect | CollectRecords
-ToController = Applied | Reported | Recorded
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """Whose are `address` and `port`, which the served snapshot does not have? With port 0 the
+    address is the key of an upstream, which it does not have."""
+
+    address: str
+    port: int
+
+
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """The snapshot published last has them, or they are nobody's."""
+
+    address: str
+    port: int
+
+
+ToWorker = Publish | Drain | Collect | CollectRecords | Answered
+ToController = Applied | Reported | Recorded | Ask
 
 
 class ChannelClosedError(Exception):

@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from fleetmesh.model.report import BUCKETS, Report
+from fleetmesh.model.status import WatchStatus
 
 CALL = ("direction", "source", "destination")
 ROUTED = (*CALL, "route")
@@ -27,7 +28,9 @@ ROUTED = (*CALL, "route")
 class Figures(msgspec.Struct, frozen=True):
     """All that the page shows. `traffic` is the sum over workers, also over those that are gone;
     `expiries` are seconds left of the served leaf by service; `generations` by worker number;
-    `last_contact` is seconds since Consul's last good answer, None before the first."""
+    `last_contact` is seconds since Consul's last good answer, None before the first; `renewals`
+    are by service what `plan.renewal` judges, `handshakes` whether the last one showed the
+    certificate that workers were given. `dns` are queries by kind and result."""
 
     version: str
     traffic: Report
@@ -37,6 +40,10 @@ class Figures(msgspec.Struct, frozen=True):
     consul_up: bool
     worker_restarts: int
     capture_applied: bool
+    dns: Mapping[tuple[str, str], int] = {}
+    watches: tuple[WatchStatus, ...] = ()
+    renewals: Mapping[str, int] = {}
+    handshakes: Mapping[str, bool] = {}
 
 
 def application(
@@ -101,6 +108,30 @@ class _Figures(Collector):
         yield GaugeMetricFamily(
             "fleetmesh_consul_up", "1 when Consul answers every watch", value=figures.consul_up
         )
+        stale = GaugeMetricFamily(
+            "fleetmesh_consul_stale_seconds",
+            "For how long what Consul told may be out of date, 0 while it answers",
+            labels=["watch"],
+        )
+        for watch in figures.watches:
+            stale.add_metric([watch.watch], watch.stale)
+        yield stale
+        renewal = GaugeMetricFamily(
+            "fleetmesh_certificate_renewal",
+            "0 when the certificate's renewal is in time, 1 when it is late, 2 when it failed",
+            labels=["service"],
+        )
+        for service, state in figures.renewals.items():
+            renewal.add_metric([service], state)
+        yield renewal
+        served = GaugeMetricFamily(
+            "fleetmesh_certificate_served",
+            "1 when handshakes with the sidecar port show the certificate given to workers",
+            labels=["service"],
+        )
+        for service, well in figures.handshakes.items():
+            served.add_metric([service], well)
+        yield served
         yield CounterMetricFamily(
             "fleetmesh_worker_restarts",
             "Workers that died and were replaced",
@@ -111,6 +142,12 @@ class _Figures(Collector):
             "1 when the capture rules are in force",
             value=figures.capture_applied,
         )
+        queries = CounterMetricFamily(
+            "fleetmesh_dns_queries", "DNS queries answered", labels=["kind", "result"]
+        )
+        for labels, count in sorted(figures.dns.items()):
+            queries.add_metric(labels, count)
+        yield queries
 
 
 def _traffic(traffic: Report) -> Iterable[Metric]:

@@ -32,7 +32,9 @@ from pyroute2.netlink.nfnetlink.nftsocket import (
 )
 
 from fleetmesh.capture import bytecode
+from fleetmesh.capture.attributes import netlink_attributes
 from fleetmesh.capture.ruleset import TABLE, Chain, ForeignRule, Hook, Kind, Packets, Rule, Ruleset
+from fleetmesh.edge import routes
 
 _NETLINK_NETFILTER = 12
 _NLM_F_APPEND = 0x800
@@ -84,7 +86,11 @@ def replace(ruleset: Ruleset) -> None:
     for chain in ruleset.chains:
         messages.append(_chain(chain))
         messages += [_rule(chain.name, rule) for rule in chain.rules]
+    if _redirects(ruleset):  # what a rule sends on must have had a route, so that comes first
+        route_virtual(ruleset)
     _transact(messages)
+    if not _redirects(ruleset):
+        route_virtual(ruleset)
 
 
 def remove() -> None:
@@ -103,6 +109,22 @@ def read() -> Reading:
             return _reading(chains, rules)
         before = after
     raise NetfilterError(errno.EAGAIN, "the rules change faster than they can be read")
+
+
+def route_virtual(ruleset: Ruleset) -> None:
+    """Have the routes of virtual addresses while `ruleset` redirects, and else not. Raises
+    NetfilterError."""
+    try:
+        if _redirects(ruleset):
+            routes.add()
+        else:
+            routes.remove()
+    except OSError as error:
+        raise NetfilterError(error.errno or errno.EIO, "routes of virtual addresses") from error
+
+
+def _redirects(ruleset: Ruleset) -> bool:
+    return any(chain.kind is Kind.NAT for chain in ruleset.chains)
 
 
 def foreign_nat_chains() -> tuple[str, ...]:
@@ -265,7 +287,7 @@ def _check(flags: int, body: bytes) -> None:
     if flags & _FLAG_TLVS:
         (length,) = struct.unpack_from("=I", body, 4)
         start = 4 + (_HEADER.size if flags & _FLAG_CAPPED else (length + 3) & ~3)
-        said = dict(bytecode.netlink_attributes(body[start:])).get(_NLMSGERR_ATTR_MSG, b"")
+        said = dict(netlink_attributes(body[start:])).get(_NLMSGERR_ATTR_MSG, b"")
         detail = said.rstrip(b"\0").decode(errors="replace")
     raise NetfilterError(-code, detail)
 

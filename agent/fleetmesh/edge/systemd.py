@@ -76,14 +76,15 @@ def forget(name: str) -> None:
         daemon.notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
 
-def as_socket(fd: int) -> socket.socket | None:
-    """The listening stream socket behind `fd`, not blocking; None when it is none."""
+def as_socket(fd: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket | None:
+    """The socket behind `fd`, not blocking; None when it is not of this kind, or a stream socket
+    that does not listen."""
     try:
         sock = socket.socket(fileno=fd)
         listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError:
         return None
-    if not listening or sock.type != socket.SOCK_STREAM:
+    if sock.type != kind or (kind == socket.SOCK_STREAM and not listening):
         sock.detach()
         return None
     sock.setblocking(False)

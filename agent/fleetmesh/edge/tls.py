@@ -21,7 +21,9 @@ class IdentityError(Exception):
 
 
 def client_context(roots: Sequence[str], leaf: Leaf, *alpn: str) -> ssl.SSLContext:
-    """For calls under `leaf`'s identity, offering `alpn` before HTTP. Raises IdentityError."""
+    """For calls under `leaf`'s identity, offering `alpn`, and nothing where there is none, as
+    Consul's Envoy does: a peer of HTTP/2 would take `http/1.1` at its word, whatever a TCP stream
+    then carries. Raises IdentityError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     _complete(context, roots, leaf, alpn)
@@ -34,7 +36,7 @@ def server_context(roots: Sequence[str], leaf: Leaf, *alpn: str) -> ssl.SSLConte
     # One ticket is enough for clients that keep their connections, and half the cost.
     context.num_tickets = 1  # type: ignore[attr-defined,unused-ignore]
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    _complete(context, roots, leaf, alpn)
+    _complete(context, roots, leaf, (*alpn, "http/1.1"))
     return context
 
 
@@ -48,7 +50,8 @@ def _complete(
     context.options |= ssl.OP_NO_COMPRESSION
     try:
         context.set_ciphers(_TLS12_SUITES)
-        context.set_alpn_protocols([*alpn, "http/1.1"])
+        if alpn:
+            context.set_alpn_protocols(alpn)
         context.load_verify_locations(cadata="\n".join(roots))
         _load_chain(context, leaf.chain, leaf.key)
     except (ssl.SSLError, OSError, ValueError) as error:

@@ -1,5 +1,5 @@
 """Blocking queries, run by Consul's rules: an index that goes back starts anew, errors back off
-with jitter, and a query that returns at once again and again is held to a rate."""
+with full jitter, and a query that returns at once again and again is held to a rate."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FIRST_BACKOFF = 0.25
+LEAST_BACKOFF = 0.05
 MAX_BACKOFF = 5.0
 """Seconds; low, because the agent that is asked is on this host."""
-BURST = 8
-"""Answers that may come without a pause, refilled at `RATE` a second."""
+AGED_PAUSE = 6.0
+BURST = 64
+"""Answers that may come without a pause, refilled at `RATE` a second: one who shifts weights fifty
+times, step by step, waits for none of them."""
 RATE = 2.0
 
 
 async def follow(
     query: Callable[[int], Awaitable[Answer[T]]],
     changed: Callable[[Answer[T]], Awaitable[None]],
-    failed: Callable[[ConsulError | None], None],
+    failed: Callable[[ConsulError | None, float], None],
 ) -> None:
     """Ask for ever; runs until cancelled.
 
     `changed` gets the first answer, and each whose index differs from the one before. `failed`
-    gets each error, and None with the next good answer.
+    gets each error, and None with each good answer and its age in seconds.
     """
     index = 0
     backoff = FIRST_BACKOFF
@@ -41,13 +44,20 @@ async def follow(
             if answer.index != index or index == 0:
                 await changed(answer)
         except ConsulError as error:
-            failed(error)
+            failed(error, 0.0)
             index = 0
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311
+            # From nothing to all of it: the watches of all agents lost Consul in one moment.
+            await asyncio.sleep(max(backoff * random.random(), LEAST_BACKOFF))  # noqa: S311
             backoff = min(backoff * 2, MAX_BACKOFF)
             continue
-        failed(None)
+        failed(None, answer.age)
         backoff = FIRST_BACKOFF
+        if answer.age:
+            # From the memory of a Consul agent without servers: a question that blocks would not
+            # tell for minutes that they are back.
+            index = 0
+            await asyncio.sleep(AGED_PAUSE * random.uniform(0.5, 1.0))  # noqa: S311
+            continue
         index = 0 if answer.index < index else max(answer.index, 1)
         await bucket.take()
 

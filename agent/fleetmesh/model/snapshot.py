@@ -60,11 +60,21 @@ class LocalService(msgspec.Struct, frozen=True):
     max_connections: int = 0
 
 
+class Outsider(msgspec.Struct, frozen=True):
+    """A service of the catalog that has no sidecar, and the (address, port) pairs of its
+    instances."""
+
+    name: str
+    destinations: tuple[tuple[str, int], ...]
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     """Everything a worker needs to serve.
 
     `default_allow` is what Consul does with a pair of services that no intention names.
     `roots` are the PEM certificates of every root to be trusted, also during a rotation.
+    `outsiders` are known only where something is decided of them: they are refused
+    (`refuse_outsiders`), or pass through whatever `mesh_destinations_only` says.
     """
 
     trust_domain: str
@@ -75,6 +85,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     upstreams: tuple[Upstream, ...]
     default_allow: bool = False
     mesh_destinations_only: bool = False
+    outsiders: tuple[Outsider, ...] = ()
+    refuse_outsiders: bool = False
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -9,6 +9,18 @@ from fleetmesh.model.report import Ejected
 from fleetmesh.model.traffic import Upstream
 
 
+class WatchStatus(msgspec.Struct, frozen=True):
+    """What is followed in Consul: `watch` is roots, intentions, catalog, chains, instances or
+    leaf:<service>. `answered` is seconds since its last good answer, None before the first; with
+    several of a kind the worst counts. `stale` is for how many seconds what it tells may have been
+    wrong: 0 while Consul answers, which it does by keeping a question for minutes."""
+
+    watch: str
+    answered: float | None
+    stale: float
+    error: str = ""
+
+
 class ConsulStatus(msgspec.Struct, frozen=True):
     """`last_contact` is seconds since the last good answer, None if there was none yet."""
 
@@ -16,11 +28,27 @@ class ConsulStatus(msgspec.Struct, frozen=True):
     reachable: bool
     last_contact: float | None
     error: str = ""
+    watches: tuple[WatchStatus, ...] = ()
+
+
+class HandshakeStatus(msgspec.Struct, frozen=True):
+    """What the service's own sidecar port showed to the agent that dialled it `age` seconds ago:
+    the certificate's `serial`, the seconds that it has left and its whole life, or the `error` why
+    there was none that the roots vouch for. `wrong_for`: for how many seconds it has not been the
+    one that the workers were given; 0 while it is."""
+
+    age: float
+    serial: str = ""
+    seconds_left: float = 0.0
+    life: float = 0.0
+    wrong_for: float = 0.0
+    error: str = ""
 
 
 class IdentityStatus(msgspec.Struct, frozen=True):
     """`seconds_left` and `life` (seconds from first to last valid moment) of the leaf that
-    workers serve; `workers` counts those that serve this very serial."""
+    workers were given; `workers` counts those that say they serve this very serial, `handshake` is
+    what a peer sees; `renewable` is false while Consul does not answer for it."""
 
     spiffe_id: str
     serial: str = ""
@@ -28,6 +56,15 @@ class IdentityStatus(msgspec.Struct, frozen=True):
     seconds_left: float = 0.0
     life: float = 0.0
     workers: int = 0
+    renewable: bool = True
+    handshake: HandshakeStatus | None = None
+
+    def served(self) -> tuple[float, float]:
+        """`seconds_left` and `life` of the leaf that peers get, where that is known."""
+        shown = self.handshake
+        if shown is not None and shown.life > 0:
+            return shown.seconds_left, shown.life
+        return self.seconds_left, self.life
 
 
 class HoldStatus(msgspec.Struct, frozen=True):

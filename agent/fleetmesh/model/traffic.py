@@ -9,6 +9,11 @@ import msgspec
 
 from fleetmesh.model.identity import SpiffeId
 
+VIRTUAL4 = "240.0.0.0/4"
+VIRTUAL6 = "fd4f:1ee7:7e5f:240::/64"
+"""The networks of virtual addresses. The second is random, as RFC 4193 wants it, and the same in
+every mesh."""
+
 
 class Protocol(enum.StrEnum):
     """What the mesh understands of a connection. Anything newer than http acts as tcp; auto is
@@ -26,7 +31,10 @@ class Health(enum.StrEnum):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One instance's sidecar. `id` is unique in its target: `<node>/<sidecar's service id>`."""
+    """One instance's sidecar. `id` is unique in its target: `<node>/<sidecar's service id>`.
+
+    `shares`: it may take TCP streams one after another on a connection, as fleetmesh does.
+    """
 
     id: str
     address: str
@@ -35,6 +43,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     weight: int = 1
     health: Health = Health.PASSING
     meta: dict[str, str] = {}
+    shares: bool = True
 
 
 class HashPolicy(msgspec.Struct, frozen=True):

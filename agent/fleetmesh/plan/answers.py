@@ -138,6 +138,8 @@ class Check(msgspec.Struct, frozen=True):
     id: str = field(name="CheckID", default="")
     service_id: str = field(name="ServiceID", default="")
     notes: str = field(name="Notes", default="")
+    type: str = field(name="Type", default="")
+    output: str = field(name="Output", default="")
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -146,6 +148,26 @@ class Instance(msgspec.Struct, frozen=True):
     node: Node = field(name="Node")
     service: ServiceInstance = field(name="Service")
     checks: list[Check] | None = field(name="Checks", default=None)
+
+
+class NodeServices(msgspec.Struct, frozen=True):
+    """`/v1/catalog/node/<node>`; `null` for one that is gone."""
+
+    node: Node | None = field(name="Node", default=None)
+    services: dict[str, ServiceInstance] | None = field(name="Services", default=None)
+
+    def instances(self) -> tuple[Instance, ...]:
+        """Its sidecars."""
+        if self.node is None:
+            return ()
+        services = (self.services or {}).values()
+        return tuple(Instance(self.node, one) for one in services if one.proxy is not None)
+
+
+class ServiceSummary(msgspec.Struct, frozen=True):
+    """An element of `/v1/internal/ui/services`."""
+
+    nodes: list[str] | None = field(name="Nodes", default=None)
 
 
 class AgentConfig(msgspec.Struct, frozen=True):
@@ -158,6 +180,13 @@ class AgentSelf(msgspec.Struct, frozen=True):
     """`/v1/agent/self`."""
 
     config: AgentConfig = field(name="Config", default=AgentConfig())
+
+
+class KeyValue(msgspec.Struct, frozen=True):
+    """An element of `/v1/kv/<prefix>?recurse`; the value is in Base64 there."""
+
+    key: str = field(name="Key")
+    value: bytes | None = field(name="Value", default=None)
 
 
 CatalogServices = dict[str, list[str] | None]

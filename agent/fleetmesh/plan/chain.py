@@ -18,12 +18,14 @@ GATEWAY_SERVICE = "mesh-gateway"
 
 class InstanceQuery(msgspec.Struct, frozen=True):
     """The arguments of `/v1/health/connect`; an empty datacenter is the agent's own. With
-    `gateway` the instances are the mesh gateways of that name, by `/v1/health/service`."""
+    `gateway` the instances are the mesh gateways of that name, with `own` the service's own in
+    place of its sidecars, both by `/v1/health/service`."""
 
     service: str
     datacenter: str = ""
     filter: str = ""
     gateway: bool = False
+    own: bool = False
 
 
 class Resolution(msgspec.Struct, frozen=True):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import msgspec
 from msgspec.structs import replace
 
@@ -12,16 +10,22 @@ from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Protocol, Target, Upstream
+from fleetmesh.plan.addresses import addresses
+from fleetmesh.plan.adoption import is_ours
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
 from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
-from fleetmesh.plan.observed import Observed, callable_services
+from fleetmesh.plan.observed import Observed, callable_services, called, chain_of
+from fleetmesh.plan.outsiders import outsiders
 from fleetmesh.plan.registration import declared_meta, declares_auto
 from fleetmesh.plan.routing import routing
-from fleetmesh.settings import ServiceSettings, Settings
+from fleetmesh.settings import ServiceSettings, Settings, WithoutSidecar
 
 NODE_CHECK = "serfHealth"
+EXAMINING = frozenset({"tcp", "http", "grpc", "h2ping", "udp", "docker", "script", "alias"})
+"""Types of checks that the Consul agent makes by itself: not ttl, which others report, and not
+maintenance."""
 MAX_WEIGHT = 128
 """As Consul clamps for Envoy."""
 
@@ -69,6 +73,8 @@ def compile_snapshot(
             upstreams=upstreams,
             default_allow=bool(observed.default_allow),
             mesh_destinations_only=settings.mesh_destinations_only,
+            outsiders=outsiders(settings, observed),
+            refuse_outsiders=settings.without_sidecar is WithoutSidecar.REFUSE,
         ),
         (*warnings, *defaults.problems(), *more),
     )
@@ -173,14 +179,22 @@ def _upstreams(
                         "give the two services different ports or addresses",
                     )
                 )
-        upstream, found = _upstream(chain, observed, defaults, trust_domain, previous)
+        upstream, found = _upstream(name, chain, observed, defaults, trust_domain, previous)
         warnings.extend(found)
         owned = tuple(d for d in destinations if owners[d] == name)
-        upstreams.append(replace(upstream, destinations=owned))
+        virtual = observed.virtual.get(name, ())
+        upstreams.append(replace(upstream, destinations=owned, virtual_addresses=virtual))
+    for key in called(observed):
+        if (chain := chain_of(key, observed)) is not None:
+            upstream, found = _upstream(key, chain, observed, defaults, trust_domain, previous)
+            warnings.extend(found)
+            virtual = observed.virtual.get(key, ())
+            upstreams.append(replace(upstream, virtual_addresses=virtual))
     return tuple(upstreams), tuple(dict.fromkeys(warnings))
 
 
 def _upstream(
+    key: str,
     chain: Chain,
     observed: Observed,
     defaults: Defaults,
@@ -194,7 +208,7 @@ def _upstream(
         not resolution.wide and resolution.query not in observed.instances
         for resolution in found.values()
     )
-    if waiting and (kept := _kept_upstream(chain.service, trust_domain, previous)) is not None:
+    if waiting and (kept := _kept_upstream(key, trust_domain, previous)) is not None:
         return kept, warnings
     for resolution in found.values():
         if (reason := observed.refusals.get(resolution.query)) is not None:
@@ -223,7 +237,7 @@ def _upstream(
     if chain.protocol not in {"", "tcp", "http"}:
         warnings.append(_carried_as_tcp(chain, bool(route.routes or route.default.splits)))
     upstream = Upstream(
-        service=chain.service,
+        service=key,
         protocol=protocol,
         target=route.default.target,
         routes=route.routes,
@@ -258,15 +272,16 @@ def _target(
     ]
     if all(endpoint.health is Health.CRITICAL for endpoint in endpoints):
         endpoints = [
-            replace(endpoint, health=Health.WARNING) if _only_node_is_silent(instance) else endpoint
+            replace(endpoint, health=Health.WARNING) if _nobody_looked(instance) else endpoint
             for instance, endpoint in zip(instances, endpoints, strict=True)
         ]
     timeout = calls.connect_timeout
+    named = f"{resolution.subset}.{service}" if resolution.subset else service
     return Target(
         id=resolution.target_id,
         service=service,
         datacenter=datacenter,
-        sni=resolution.sni or f"{service}.default.{datacenter}.internal.{trust_domain}",
+        sni=resolution.sni or f"{named}.default.{datacenter}.internal.{trust_domain}",
         spiffe_id=SpiffeId(trust_domain.lower(), datacenter, service),
         endpoints=tuple(sorted(endpoints, key=lambda endpoint: endpoint.id)),
         connect_timeout=resolution.connect_timeout if timeout is None else timeout,
@@ -278,11 +293,16 @@ def _target(
     )
 
 
-def _only_node_is_silent(instance: Instance) -> bool:
-    """Whether all that speaks against an instance is that its host's Consul agent is gone. That
+def _nobody_looked(instance: Instance) -> bool:
+    """Whether all that speaks against an instance is that its host's Consul agent is gone, or has
+    just come back and not made its checks yet: they are critical without output until then. That
     says little of the service: where nothing better is left, its last known state stands."""
-    critical = {check.id for check in instance.checks or () if check.status == "critical"}
-    return critical == {NODE_CHECK}
+    checks = instance.checks or ()
+    critical = [check for check in checks if check.status in {"critical", "maintenance"}]
+    return bool(critical) and all(
+        check.id == NODE_CHECK or (check.type in EXAMINING and not check.output)
+        for check in critical
+    )
 
 
 def _endpoint(instance: Instance, only_passing: bool, wide: bool) -> Endpoint:
@@ -307,6 +327,7 @@ def _endpoint(instance: Instance, only_passing: bool, wide: bool) -> Endpoint:
         weight=min(max(weight, 1), MAX_WEIGHT),
         health=health,
         meta=declared_meta(service.meta or {}),
+        shares=is_ours(service),
     )
 
 
@@ -323,26 +344,18 @@ def _destinations(instances: tuple[Instance, ...]) -> tuple[Destination, ...]:
     """Every address of an instance with its application's port, and its virtual address."""
     found: set[Destination] = set()
     for instance in instances:
-        service = instance.service
-        if service.proxy is None or not service.proxy.local_port:
-            continue
-        tagged = service.tagged_addresses or {}
-        addresses = {service.address or instance.node.address}
-        addresses.update(
-            tagged[tag].address
-            for tag in ("lan_ipv4", "lan_ipv6", "consul-virtual")
-            if tag in tagged
-        )
-        for address in addresses:
-            canonical = _canonical(address)
-            if canonical is not None:
-                found.add((canonical, service.proxy.local_port))
+        proxy = instance.service.proxy
+        if proxy is not None and proxy.local_port:
+            found.update((address, proxy.local_port) for address in addresses(instance))
     return tuple(sorted(found))
 
 
-def _canonical(address: str) -> str | None:
-    """The text form that sockets report; None for a name."""
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        return None
+def owner(instances: tuple[Instance, ...], destination: Destination) -> str | None:
+    """The service that `destination` belongs to among sidecars of any services: the first by
+    name, as in a snapshot."""
+    found = {
+        instance.service.proxy.destination
+        for instance in instances
+        if instance.service.proxy is not None and destination in _destinations((instance,))
+    }
+    return min(found - {""}, default=None)

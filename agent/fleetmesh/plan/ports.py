@@ -56,6 +56,8 @@ def _fixed(settings: Settings) -> set[int]:
     _, _, metrics_port = settings.metrics_address.rpartition(":")
     if metrics_port.isdigit():
         taken.add(int(metrics_port))
+    if settings.dns.enabled:
+        taken.add(settings.dns.port)
     for service in settings.services:
         taken.add(service.port)
         taken.update(port for port in (service.outbound_port, service.sidecar_port) if port)

@@ -7,7 +7,7 @@ target without endpoints: what a later rule would make of them nobody has asked 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -226,11 +226,12 @@ def _course(chain: Chain, key: str, targets: Mapping[str, Target], closed: Targe
     splits: list[Split] = []
     timeouts: list[float | None] = []
     problems: list[Problem] = []
+    weights = _hundredths(node.splits)
     for number, given in enumerate(node.splits):
         below = _course(chain, given.next_node, targets, closed)
         problems += below.problems
         timeouts.append(below.timeout)
-        share, faults = _split(given, below.target, closed, f"{where}[{number}]")
+        share, faults = _split(given, weights[number], below.target, closed, f"{where}[{number}]")
         if below.splits:
             faults.append(Problem(f"{where}[{number}]", "is split again: answered 503"))
             share = replace(share, target=closed)
@@ -244,14 +245,23 @@ def _course(chain: Chain, key: str, targets: Mapping[str, Target], closed: Targe
     )
 
 
+def _hundredths(splits: Sequence[consul.ChainSplit]) -> list[int]:
+    """The weights. Consul multiplies those of nested splitters and tells parts of a hundredth:
+    what rounding adds to them all or takes from them, the greatest bears."""
+    weights = [round(given.weight * 100) for given in splits]
+    error = route_rules.WHOLE - sum(weights)
+    if abs(error) <= len(weights):
+        weights[weights.index(max(weights))] += error
+    return weights
+
+
 def _split(
-    given: consul.ChainSplit, target: Target, closed: Target, where: str
+    given: consul.ChainSplit, weight: int, target: Target, closed: Target, where: str
 ) -> tuple[Split, list[Problem]]:
     """One without weight stays, so that its endpoints are known when it gets some."""
     definition = given.definition or consul.SplitDefinition()
     request = _changes(definition.request_headers)
     response = _changes(definition.response_headers)
-    weight = round(given.weight * 100)
     faults = [
         *field_problems(request, ".RequestHeaders"),
         *field_problems(response, ".ResponseHeaders"),

@@ -17,15 +17,21 @@ from fleetmesh.edge import admin, metrics, systemd
 from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.edge.ktls import kernel_tls
 from fleetmesh.edge.metrics import Figures
+from fleetmesh.model.explanation import Question
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.status import ConsulStatus, Status
+from fleetmesh.plan.addresses import canonical
+from fleetmesh.plan.destination import key_of
 from fleetmesh.plan.holds import Hold, HoldKind
+from fleetmesh.plan.observed import WatchLeaf
 from fleetmesh.process import reporting
+from fleetmesh.process.explaining import Explainer
 from fleetmesh.process.front import Front
 from fleetmesh.process.mesh import Mesh
 from fleetmesh.process.tasks import TaskSet
+from fleetmesh.process.verifying import Verifier
 from fleetmesh.settings import AccessLogMode
 
 log = logging.getLogger(__name__)
@@ -44,6 +50,7 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._mesh = Mesh(files, front, client, self._changed)
+        self._verifier = Verifier(front)
         self._servers: list[admin.Server] = []
         self._tasks = TaskSet()
         self._stop = asyncio.Event()
@@ -63,6 +70,7 @@ class Agent:
             return EXIT_FAILED
         await self._mesh.start()
         self._changed()
+        self._verifier.start()
         self._tasks.spawn(self._be_patient(), "patience")
         log.info(
             "agent %s started with %d services",
@@ -88,6 +96,7 @@ class Agent:
     async def _end(self) -> None:
         systemd.notify("STOPPING=1", "STATUS=Draining")
         log.info("stopping", extra={"fields": {"event": "stopping"}})
+        await self._verifier.close()
         await self._mesh.end()
         for server in self._servers:
             await server.close()
@@ -112,7 +121,7 @@ class Agent:
             + reporting.sentence(
                 front.snapshot,
                 front.generation,
-                [*mesh.refused, *mesh.problems],
+                [*mesh.refused, *mesh.problems, *mesh.uses.problems, *front.cache.problems],
                 self._consul_error,
                 mesh.keeper.status().state,
             )
@@ -121,8 +130,8 @@ class Agent:
     def _hangup(self) -> None:
         self._tasks.spawn(self.reload(), "reload")
 
-    async def reload(self) -> Sequence[Problem]:
-        problems = await self._mesh.reload()
+    async def reload(self, token: str | None = None) -> Sequence[Problem]:
+        problems = await self._mesh.reload(token)
         systemd.setup_logging(self._front.settings.log_level)
         return problems
 
@@ -131,6 +140,7 @@ class Agent:
         reports = await front.supervisor.collect()
         snapshot, observed = front.snapshot, mesh.observer.observed
         error, last_contact = self._consul_error, self._last_contact
+        handshakes = self._verifier.handshakes()
         return Status(
             version=__version__,
             pid=os.getpid(),
@@ -145,6 +155,7 @@ class Agent:
                 reachable=not error and last_contact is not None,
                 last_contact=last_contact,
                 error=error,
+                watches=mesh.observer.watches(),
             ),
             capture=mesh.keeper.status(),
             services=tuple(
@@ -155,6 +166,8 @@ class Agent:
                     mesh.uids,
                     mesh.registrar.registered,
                     reports,
+                    renewable=WatchLeaf(service.name) not in mesh.observer.failing,
+                    handshake=handshakes.get(service.name),
                     adopted=mesh.registrar.adopted.get(service.name, ""),
                     hold=mesh.holder.status(service.name),
                 )
@@ -162,7 +175,13 @@ class Agent:
             ),
             upstreams=snapshot.upstreams if snapshot else (),
             workers=reporting.worker_statuses(front.supervisor),
-            problems=(*mesh.refused, *mesh.problems, *mesh.registrar.problems),
+            problems=(
+                *mesh.refused,
+                *mesh.problems,
+                *mesh.uses.problems,
+                *mesh.registrar.problems,
+                *front.cache.problems,
+            ),
             default_allow=snapshot.default_allow if snapshot else False,
             kernel_tls=self._kernel_tls,
             ejected=reporting.ejected(reports),
@@ -170,12 +189,21 @@ class Agent:
 
     async def figures(self) -> Figures:
         supervisor = self._front.supervisor
+        handshakes = self._verifier.handshakes()
         return reporting.figures(
             supervisor,
             await supervisor.collect(),
             self._mesh.keeper.status(),
             self._last_contact,
             not self._consul_error,
+            dns=self._mesh.naming.counts,
+            watches=self._mesh.observer.watches(),
+            renewals=reporting.renewals(
+                self._front.snapshot,
+                {w.service for w in self._mesh.observer.failing if isinstance(w, WatchLeaf)},
+                handshakes,
+            ),
+            handshakes=handshakes,
         )
 
     async def records(self, limit: int) -> tuple[Record, ...] | None:
@@ -185,6 +213,28 @@ class Agent:
 
     def snapshot(self) -> Snapshot | None:
         return self._front.snapshot
+
+    async def explain(self, question: Question) -> Any:
+        """Who asks of an upstream uses it, as if a connection had been made."""
+        snapshot, uses = self._front.snapshot, self._mesh.uses
+        address = canonical(question.host)
+        if address is not None:
+            await uses.resolve(address, question.port)
+        elif snapshot is not None:
+            await uses.want(question.service or key_of(question.host, snapshot))
+        return await self._explainer().explanation(question)
+
+    async def routes(self, service: str) -> Any:
+        await self._mesh.uses.want(service)
+        return await self._explainer().routes(service)
+
+    async def endpoints(self, service: str) -> Any:
+        await self._mesh.uses.want(service)
+        return await self._explainer().endpoints(service)
+
+    def _explainer(self) -> Explainer:
+        front, observed = self._front, self._mesh.observer.observed
+        return Explainer(self._client, front.settings, front.snapshot, observed, front.generation)
 
     async def capture_view(self) -> Any:
         return await self._mesh.keeper.view()

@@ -64,13 +64,18 @@ class CaptureKeeper:
         await self._tasks.close()
 
     async def apply(
-        self, settings: Settings, outbound_ports: Mapping[str, int], uids: Mapping[str, int]
+        self,
+        settings: Settings,
+        outbound_ports: Mapping[str, int],
+        uids: Mapping[str, int],
+        dns_port: int | None = None,
     ) -> CaptureStatus:
-        """Want capture of these services; ports and uids by service name. Idempotent: rules that
+        """Want capture of these services; ports and uids by service name, and the
+        port of the DNS server, if any. Idempotent: rules that
         the kernel has already are left alone, with their counters."""
         async with self._lock:
             self._patience = settings.capture.confirm_timeout
-            self._wanted = redirect.inputs(settings, outbound_ports, uids, os.geteuid())
+            self._wanted = redirect.inputs(settings, outbound_ports, uids, os.geteuid(), dns_port)
             await self._move(
                 *switch.want(self._switch, self._wanted, boottime(), self._patience), "applied"
             )
@@ -225,6 +230,8 @@ def _put(rules: Ruleset) -> tuple[str, ...]:
     changed = difference(rules, netlink.read().ruleset)
     if changed or not rules.chains:  # an empty table is no difference, yet must not stay
         netlink.replace(rules)
+    else:
+        netlink.route_virtual(rules)
     return changed
 
 

@@ -46,14 +46,17 @@ async def _main(files: tuple[Path, Path], settings: Settings, ports: Allocation)
     if problems:
         return EXIT_FAILED
     await asyncio.gather(front.start(), asyncio.to_thread(_load_the_rest))
-    from fleetmesh.edge.consul import ConsulClient, ConsulError, read_token
+    from fleetmesh.edge import consul_link
+    from fleetmesh.edge.consul import ConsulClient
     from fleetmesh.process.agent import Agent
 
+    consul = settings.consul
     try:
-        client = ConsulClient(settings.consul.address, read_token(settings.consul.token_file))
-    except ConsulError as error:
+        token, tls = consul_link.read_token(consul), consul_link.context(consul)
+    except consul_link.UnfitError as error:
         await front.supervisor.drain()
-        return _refuse([Problem(str(files[0]), str(error))])
+        return _refuse([error.of(files[0])])
+    client = ConsulClient(consul.address, token, tls)
     try:
         return await Agent(files, front, client).run()
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 
 from msgspec.structs import replace
 
@@ -15,6 +16,7 @@ from fleetmesh.model import snapshot as snapshots
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.ports import Allocation
+from fleetmesh.process.cache import SnapshotCache
 from fleetmesh.process.memory import keep_snapshot, recall_snapshot, save_ports
 from fleetmesh.process.sockets import Sockets, wanted_listeners
 from fleetmesh.process.supervisor import Supervisor
@@ -34,6 +36,7 @@ class Front:
         self.digest = ""
         self.generation = 0
         self.sockets = Sockets(inherited)
+        self.cache = SnapshotCache(settings.state_dir)
         self.supervisor = Supervisor(*_worker_arguments(settings))
 
     def open(self) -> list[Problem]:
@@ -44,11 +47,13 @@ class Front:
         return problems
 
     async def start(self) -> None:
-        """Start the workers and let them serve what the agent before us served, if systemd kept
-        it."""
+        """Start the workers and let them serve what the agent before us served, as systemd kept
+        it, or else the disk."""
         await self.supervisor.start()
         fd = self.sockets.inherited_snapshot()
         snapshot = recall_snapshot(fd) if fd is not None else None
+        if snapshot is None:
+            snapshot = await self.cache.recall(time.time())
         if snapshot is not None:
             declared = {service.name for service in self.settings.services}
             services = tuple(s for s in snapshot.services if s.name in declared)
@@ -73,6 +78,7 @@ class Front:
         )
         self.snapshot, self.digest = snapshot, digest
         keep_snapshot(snapshot)
+        self.cache.keep(snapshot)
         log.info(
             "generation %d is served: %d services, %d upstreams",
             self.generation,
@@ -119,6 +125,7 @@ def _worker_arguments(settings: Settings) -> tuple[int, WorkerSettings, float]:
             settings.upstream,
             settings.tracing,
             settings.access_log,
+            settings.on_demand.enabled,
         ),
         settings.drain_timeout,
     )

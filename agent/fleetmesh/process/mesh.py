@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from fleetmesh.edge import users
+from fleetmesh.edge import consul_link, users
 from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
@@ -24,9 +24,11 @@ from fleetmesh.plan.registration import Wanted
 from fleetmesh.process.capturing import CaptureKeeper
 from fleetmesh.process.front import Front
 from fleetmesh.process.holding import Holder
+from fleetmesh.process.naming import Naming
 from fleetmesh.process.observing import Observer
 from fleetmesh.process.registering import Registrar
 from fleetmesh.process.tasks import TaskSet
+from fleetmesh.process.uses import UsesKeeper
 from fleetmesh.settings import Settings
 from fleetmesh.settings.load import load
 
@@ -37,7 +39,7 @@ FIRST_PATIENCE = 5.0
 """Seconds from the start until a first snapshot is compiled from what Consul has answered."""
 FULL_PATIENCE = 30.0
 """The same when there is a snapshot from before the restart: that one is worth waiting longer."""
-FIXED = ("admin_socket", "metrics_address", "state_dir", "consul")
+FIXED = ("admin_socket", "metrics_address", "state_dir", "consul", "dns")
 """Settings that only a restart changes."""
 
 
@@ -58,6 +60,7 @@ class Mesh:
         self._logged: frozenset[Problem] = frozenset()
         self.problems: list[Problem] = []
         self.observer = Observer(client, front.settings, self._mark, lambda: self.registrar.nudge())
+        self.uses = UsesKeeper(client, self.observer, front)
         self.registrar = Registrar(client, self.observer.contact)
         self.holder = Holder(
             front.settings.state_dir,
@@ -66,6 +69,10 @@ class Mesh:
             lambda: self.registrar.registered,
         )
         self.keeper = CaptureKeeper(front.settings)
+        self.naming = Naming(
+            client, front, lambda: self.observer.observed, self._mark, self.uses.want
+        )
+        self._client = client
         self._files = files
         self._changed = changed
         self._loop = asyncio.get_running_loop()
@@ -77,11 +84,14 @@ class Mesh:
     async def start(self) -> None:
         """Put in force what the workers serve already, if anything, then ask Consul."""
         await self.keeper.start()
+        await self.naming.start()
         self.holder.retain({service.name for service in self.front.settings.services})
         if self.front.snapshot is not None:
             async with self._reconciling:
                 await self._put_in_force(self.front.snapshot)
+        self.uses.start()
         self.observer.start()
+        self.front.supervisor.resolve_with(self._resolve)
         self.registrar.start()
         self.holder.start()
         self._tasks.spawn(self._reconcile_for_ever(), "reconcile")
@@ -91,11 +101,23 @@ class Mesh:
     async def end(self) -> None:
         """Stop deciding, then let the workers finish. Capture rules stay."""
         await self._tasks.close()
+        await self.uses.close()
         await self.observer.close()
         await self.holder.close()
         await self.registrar.close()
         await self.keeper.stop()
+        await self.naming.close()
         await self.front.supervisor.drain()
+        await self.front.cache.close()
+
+    async def _resolve(self, address: str, port: int) -> None:
+        """Have watched and served whose a dialled address is; without a port it is the key of an
+        upstream."""
+        service = self.naming.owner(address) if port else address
+        if service is None:
+            await self.uses.resolve(address, port)
+        else:
+            await self.uses.want(service)
 
     def _mark(self) -> None:
         self._dirty.set()
@@ -120,13 +142,15 @@ class Mesh:
     async def _reconcile(self, again: bool = False) -> None:
         front = self.front
         if self._may_compile():
-            compiled = compile_snapshot(front.settings, self.observer.observed, front.snapshot)
+            observed = self.naming.named(self.observer.observed)
+            compiled = compile_snapshot(front.settings, observed, front.snapshot)
             if isinstance(compiled, list):
                 self.problems = compiled
             else:
-                self.problems = list(compiled.warnings)
+                self.problems = [*compiled.warnings, *self.naming.problems]
                 self._log_new(compiled.warnings)
                 await self._put_in_force(compiled.snapshot, again)
+                self.uses.published(observed)
         self._changed()
 
     def _log_new(self, warnings: tuple[Problem, ...]) -> None:
@@ -167,12 +191,15 @@ class Mesh:
         """Capture those services that have an identity."""
         services = self.front.snapshot.services if self.front.snapshot else ()
         identified = {service.name for service in services if service.leaf is not None}
-        await self.keeper.apply(_only(settings, identified), self.front.ports.outbound, self.uids)
+        await self.keeper.apply(
+            _only(settings, identified), self.front.ports.outbound, self.uids, self.naming.port
+        )
 
-    async def reload(self) -> list[Problem]:
-        """Read the settings again. With problems nothing changes, but they are shown."""
+    async def reload(self, handed: str | None = None) -> list[Problem]:
+        """Read the settings again, and the token, unless one is `handed` over. With problems
+        nothing changes, but they are shown."""
         async with self._reconciling:
-            self.refused = await self._reload()
+            self.refused = await self._reload(handed)
         if self.refused:
             log.error(
                 "reload refused: %s",
@@ -184,7 +211,7 @@ class Mesh:
         self._changed()
         return self.refused
 
-    async def _reload(self) -> list[Problem]:
+    async def _reload(self, handed: str | None) -> list[Problem]:
         settings = await asyncio.to_thread(load, *self._files, users.resolve)
         if not isinstance(settings, Settings):
             return settings
@@ -199,6 +226,13 @@ class Mesh:
         ]
         if fixed:
             return fixed
+        try:
+            token = await asyncio.to_thread(
+                consul_link.next_token, settings.consul, handed, self._client.token
+            )
+            await asyncio.to_thread(consul_link.renew, self._client.tls, settings.consul)
+        except consul_link.UnfitError as error:
+            return [error.of(self._files[0])]
         ports = allocate(settings, self.front.ports)
         if not isinstance(ports, Allocation):
             return ports
@@ -206,7 +240,9 @@ class Mesh:
         problems = self.front.try_listeners(settings, ports)
         if problems:
             return problems
+        self._client.use_token(token)
         await self._switch(settings, ports, uids)
+        self.registrar.nudge()
         self.front.close_unwanted()
         return []
 
@@ -219,6 +255,7 @@ class Mesh:
         await self.front.switch(settings, ports)
         self.holder.retain(staying)
         self.observer.retarget(settings)
+        self.uses.fit()
         await self._reconcile(again=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import socket
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from fleetmesh.edge.consul import (
 )
 from fleetmesh.edge.watch import MAX_BACKOFF, follow
 from fleetmesh.model.identity import SpiffeId
+from fleetmesh.model.status import WatchStatus
 from fleetmesh.plan.answers import CatalogServices, Chain, Instance, IntentionEntry, LeafAnswer
 from fleetmesh.plan.answers import Roots as RootsAnswer
 from fleetmesh.plan.chain import InstanceQuery
@@ -31,11 +33,15 @@ from fleetmesh.plan.observed import (
     WatchIntentions,
     WatchLeaf,
     WatchProxyDefaults,
+    WatchResolvers,
     WatchRoots,
     WatchServiceDefaults,
     forget,
     wanted_watches,
 )
+from fleetmesh.plan.staleness import statuses
+from fleetmesh.plan.subsets import ServiceResolver
+from fleetmesh.plan.vanished import ONE, catalog_with_doubted, is_believed
 from fleetmesh.process.tasks import TaskSet
 from fleetmesh.settings import Settings
 
@@ -47,7 +53,9 @@ class Observer:
 
     `changed` is called after each fold, when a watch has its first answer, and when Consul stops
     and begins again to answer; `reconnected` only then. `failing` holds the error of each watch
-    that Consul does not answer now; `last_contact` is the loop's time of the last good answer.
+    that Consul does not answer now; `last_contact` is the loop's time of the last good answer, and
+    `answered` that of each watch's; `aged` the seconds for which such an answer was old already,
+    because the Consul agent gave it from memory.
     """
 
     def __init__(
@@ -60,15 +68,20 @@ class Observer:
         self.observed = Observed()
         self.failing: dict[Watch, str] = {}
         self.last_contact: float | None = None
+        self.answered: dict[Watch, float] = {}
+        self.aged: dict[Watch, float] = {}
         self._client = client
         self._settings = settings
         self._changed = changed
         self._reconnected = reconnected
         self._tasks = TaskSet()
         self._running: dict[Watch, asyncio.Task[None]] = {}
-        self._answered: set[Watch] = set()
+        self._begun: float | None = None
+        self._listed: frozenset[str] = frozenset()
+        self._vanished: dict[InstanceQuery, float] = {}
 
     def start(self) -> None:
+        self._begun = asyncio.get_running_loop().time()
         self._adjust()
 
     async def close(self) -> None:
@@ -78,21 +91,37 @@ class Observer:
         self._settings = settings
         self._adjust()
 
+    def follow_upstreams(self, upstreams: frozenset[str]) -> None:
+        """Watch these and no others."""
+        self._fold(replace(self.observed, wanted=upstreams))
+
     @property
     def complete(self) -> bool:
         """Whether every watch has brought an answer."""
-        return self._answered >= self._running.keys()
+        return self.answered.keys() >= self._running.keys()
+
+    def watches(self) -> tuple[WatchStatus, ...]:
+        now = asyncio.get_running_loop().time()
+        return statuses(
+            self._running, self.answered, self.aged, self.failing, now, self._begun or now
+        )
 
     def contact(self) -> None:
         """Consul has just answered, to whatever question."""
         self.last_contact = asyncio.get_running_loop().time()
 
+    def runs(self, watch: Watch) -> bool:
+        return watch in self._running
+
     def _adjust(self) -> None:
-        wanted = wanted_watches(self._settings, self.observed)
+        wanted = wanted_watches(self._settings, self.observed, self.observed.wanted)
         for watch in self._running.keys() - wanted:
             self._running.pop(watch).cancel()
             self.failing.pop(watch, None)
-            self._answered.discard(watch)
+            self.answered.pop(watch, None)
+            self.aged.pop(watch, None)
+            if isinstance(watch, WatchInstances):
+                self._vanished.pop(watch.query, None)
             self.observed = forget(self.observed, watch)
         for watch in wanted - self._running.keys():
             self._running[watch] = self._tasks.started(self._keep_following(watch), repr(watch))
@@ -114,8 +143,8 @@ class Observer:
                 await asyncio.sleep(MAX_BACKOFF)
 
     async def _follow(self, watch: Watch) -> None:
-        def failed(error: ConsulError | None) -> None:
-            self._note(watch, error)
+        def failed(error: ConsulError | None, age: float = 0.0) -> None:
+            self._note(watch, error, age)
 
         client = self._client
         match watch:
@@ -129,10 +158,16 @@ class Observer:
                 await follow(client.service_defaults, self._service_defaults, failed)
             case WatchProxyDefaults():
                 await follow(client.proxy_defaults, self._proxy_defaults, failed)
+            case WatchResolvers():
+                await follow(client.resolvers, self._resolvers, failed)
             case WatchLeaf(service):
                 await follow(lambda index: client.leaf(service, index), self._leaf, failed)
-            case WatchChain(service):
-                await follow(lambda index: client.chain(service, index), self._chain, failed)
+            case WatchChain(service, datacenter):
+                await follow(
+                    lambda index: client.chain(service, index, datacenter),
+                    lambda answer: self._chain(watch.key, answer),
+                    failed,
+                )
             case WatchInstances(query):
                 await follow(
                     lambda index: client.instances(query, index),
@@ -140,11 +175,13 @@ class Observer:
                     failed,
                 )
 
-    def _note(self, watch: Watch, error: ConsulError | None) -> None:
+    def _note(self, watch: Watch, error: ConsulError | None, age: float) -> None:
         if error is None:
             self.contact()
-            if watch not in self._answered:
-                self._answered.add(watch)
+            first = watch not in self.answered
+            self.answered[watch] = asyncio.get_running_loop().time()
+            self.aged[watch] = age
+            if first:
                 self._changed()
             if self.failing.pop(watch, None) is not None and not self.failing:
                 log.info("Consul answers again", extra={"fields": {"event": "consul_up"}})
@@ -166,14 +203,16 @@ class Observer:
         self._fold(replace(self.observed, roots=answer.value))
 
     async def _learn_node(self) -> None:
-        """The node's name and datacenter; a token that may not ask learns the datacenter from
-        the first leaf or chain."""
+        """The node's name and datacenter; a token that may not ask is told by the servers it sees
+        in the catalog, else by the first leaf or chain."""
         try:
             config = (await self._client.agent_self()).config
         except ConsulError as error:
             if error.status != 403:
                 raise
-            self.observed = replace(self.observed, node=socket.gethostname())
+            datacenter = await self._client.datacenter() or self.observed.datacenter
+            node = socket.gethostname()
+            self.observed = replace(self.observed, node=node, datacenter=datacenter)
             return
         self.observed = replace(self.observed, node=config.node, datacenter=config.datacenter)
 
@@ -187,13 +226,24 @@ class Observer:
         self._fold(replace(self.observed, intentions=answer.value, default_allow=allow))
 
     async def _catalog(self, answer: Answer[CatalogServices]) -> None:
-        self._fold(replace(self.observed, catalog=frozenset(answer.value)))
+        if self.observed.catalog is None:
+            # A token that sees no node is told of no instance, without a word.
+            await self._client.check_token()
+        self._listed = frozenset(answer.value)
+        self._fold_catalog()
+
+    def _fold_catalog(self) -> None:
+        catalog = catalog_with_doubted(self._listed, self.observed)
+        self._fold(replace(self.observed, catalog=catalog))
 
     async def _service_defaults(self, answer: Answer[tuple[ServiceDefaults, ...]]) -> None:
         self._fold(replace(self.observed, service_defaults=answer.value))
 
     async def _proxy_defaults(self, answer: Answer[tuple[ProxyDefaults, ...]]) -> None:
         self._fold(replace(self.observed, proxy_defaults=answer.value))
+
+    async def _resolvers(self, answer: Answer[tuple[ServiceResolver, ...]]) -> None:
+        self._fold(replace(self.observed, resolvers=answer.value))
 
     async def _leaf(self, answer: Answer[LeafAnswer]) -> None:
         leaf = answer.value
@@ -205,23 +255,53 @@ class Observer:
         leaves = {**self.observed.leaves, leaf.service: leaf}
         self._fold(replace(self.observed, leaves=leaves, datacenter=datacenter))
 
-    async def _chain(self, answer: Answer[Chain]) -> None:
+    async def _chain(self, key: str, answer: Answer[Chain]) -> None:
         chain = answer.value
-        chains = {**self.observed.chains, chain.service: chain}
-        datacenter = self.observed.datacenter or chain.datacenter
+        chains = {**self.observed.chains, key: chain}
+        own = chain.datacenter if key == chain.service else ""
+        datacenter = self.observed.datacenter or own
         self._fold(replace(self.observed, chains=chains, datacenter=datacenter))
 
     async def _instances(self, query: InstanceQuery, answer: Answer[tuple[Instance, ...]]) -> None:
         """What Consul refuses to answer leaves things as they were known."""
-        known = self.observed.instances.get(query)
-        value = (known or ()) if answer.refusal else answer.value
+        known = self.observed.instances.get(query) or ()
+        if not answer.refusal:
+            await self._believe(known, answer.value)
+            if known and not answer.value:
+                # Consul has answered, whatever we think of it: registrations must not wait.
+                self._note(WatchInstances(query), None, answer.age)
+                answer = await self._second_look(query)
+        found = known if answer.refusal else answer.value
+        if found:
+            self._vanished.pop(query, None)
         refusals = {q: why for q, why in self.observed.refusals.items() if q != query}
         if answer.refusal:
             refusals[query] = answer.refusal
-        else:
-            await self._believe(known, value)
-        instances = {**self.observed.instances, query: value}
+        instances = {**self.observed.instances, query: found}
         self._fold(replace(self.observed, instances=instances, refusals=refusals))
+        if not found and self.observed.catalog is not None:
+            self._fold_catalog()
+
+    async def _second_look(self, query: InstanceQuery) -> Answer[tuple[Instance, ...]]:
+        """What is there of a list that has just lost all: nothing once that is to be believed,
+        what is there again before. Raises ConsulError."""
+        loop = asyncio.get_running_loop()
+        if query.filter and (await self._client.instances(replace(query, filter=""))).value:
+            return Answer((), 0)  # only no longer of this subset
+        self._vanished.setdefault(query, loop.time())
+        log.warning(
+            "no instances of %s any more: looking again before that is believed",
+            query.service,
+            extra={"fields": {"event": "vanished", "service": query.service}},
+        )
+        while True:
+            await asyncio.sleep(ONE * random.uniform(0.9, 1.1))  # noqa: S311
+            answer = await self._client.instances(query)
+            if answer.value or answer.refusal:
+                return answer
+            if is_believed(query, self._vanished, self.observed, loop.time()):
+                self._vanished.pop(query, None)
+                return answer
 
     async def _believe(self, before: tuple[object, ...] | None, after: tuple[object, ...]) -> None:
         """Raises ConsulError when a list came back empty because our token lost its rights:

@@ -44,6 +44,9 @@ class Registrar:
         self._wanted: Wanted | None = None
         self._modes = True
         self._beat_at = 0.0
+        self._tokens: dict[str, str | None] = {}
+        """By id: with which token it was registered. Consul's agent goes on using that one, also
+        to take the service out of the catalog."""
         self._wake = asyncio.Event()
         self._tasks = TaskSet()
 
@@ -103,6 +106,12 @@ class Registrar:
                 await self._reconcile()
                 return
             refused[problem.path] = problem
+        for registration in registrations:
+            there = registration.id in registered and registration.service in wanted.ready
+            if there and self._tokens.get(registration.id) != self._client.token:
+                problem = await self._act(Register(registration), "")
+                if problem is not None:
+                    refused[problem.path] = problem
         self._tell(adopted, tuple(refused.values()))
         ready = [r for r in registrations if r.heartbeat and r.service in wanted.ready]
         await self._beat(ready)
@@ -117,7 +126,9 @@ class Registrar:
             return Problem(_path(service_id), f"is not {what}: {reason}", REMEDY)
         try:
             if isinstance(action, Register):
+                token = self._client.token
                 await self._client.register(action.registration.body)
+                self._tokens[service_id] = token
             else:
                 await self._client.deregister(service_id)
         except ConsulError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from fleetmesh import __version__
 from fleetmesh.edge.metrics import Figures
@@ -12,12 +12,15 @@ from fleetmesh.model.report import Ejected, Report
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.status import (
     CaptureStatus,
+    HandshakeStatus,
     HoldStatus,
     IdentityStatus,
     ServiceStatus,
+    WatchStatus,
     WorkerStatus,
 )
 from fleetmesh.plan.ports import Allocation
+from fleetmesh.plan.renewal import judge
 from fleetmesh.plan.totals import total
 from fleetmesh.process.supervisor import Supervisor
 from fleetmesh.settings import ServiceSettings
@@ -33,9 +36,12 @@ def service_status(
     registered: frozenset[str],
     reports: Iterable[Report],
     *,
+    renewable: bool = True,
+    handshake: HandshakeStatus | None = None,
     adopted: str = "",
     hold: HoldStatus | None = None,
 ) -> ServiceStatus:
+    """`renewable`: whether Consul answers for the service's certificate."""
     local = (
         next((s for s in snapshot.services if s.name == service.name), None) if snapshot else None
     )
@@ -50,16 +56,21 @@ def service_status(
         outbound_port=ports.outbound.get(service.name),
         sidecar_port=ports.sidecar[service.name],
         registered=service.name in registered,
-        identity=_identity(local, reports),
+        identity=_identity(local, reports, renewable, handshake),
         intentions=tuple(str(i) for i in local.intentions) if local else (),
         adopted=adopted,
         hold=hold,
     )
 
 
-def _identity(local: LocalService | None, reports: Iterable[Report]) -> IdentityStatus:
+def _identity(
+    local: LocalService | None,
+    reports: Iterable[Report],
+    renewable: bool,
+    handshake: HandshakeStatus | None,
+) -> IdentityStatus:
     if local is None or local.leaf is None:
-        return IdentityStatus(spiffe_id=str(local.spiffe_id) if local else "")
+        return IdentityStatus(str(local.spiffe_id) if local else "", renewable=renewable)
     leaf = local.leaf
     return IdentityStatus(
         spiffe_id=str(local.spiffe_id),
@@ -71,6 +82,8 @@ def _identity(local: LocalService | None, reports: Iterable[Report]) -> Identity
             any(s.service == local.name and s.serial == leaf.serial for s in report.served)
             for report in reports
         ),
+        renewable=renewable,
+        handshake=handshake,
     )
 
 
@@ -99,13 +112,22 @@ def figures(
     capture: CaptureStatus,
     last_contact: float | None,
     consul_up: bool,
+    *,
+    dns: Mapping[tuple[str, str], int],
+    watches: tuple[WatchStatus, ...] = (),
+    renewals: Mapping[str, int] | None = None,
+    handshakes: Mapping[str, HandshakeStatus] | None = None,
 ) -> Figures:
     now = time.time()
+    handshakes = handshakes or {}
     expiries: dict[str, float] = {}
     for report in reports:
         for served in report.served:
             left = served.not_after - now
             expiries[served.service] = min(left, expiries.get(served.service, left))
+    for name, shown in handshakes.items():
+        if shown.life:
+            expiries[name] = min(shown.seconds_left, expiries.get(name, shown.seconds_left))
     return Figures(
         version=__version__,
         traffic=total(reports),
@@ -113,9 +135,29 @@ def figures(
         generations={worker.number: worker.generation for worker in supervisor.workers},
         last_contact=last_contact,
         consul_up=consul_up,
+        watches=watches,
+        renewals=renewals or {},
+        handshakes={name: not shown.wrong_for for name, shown in handshakes.items()},
         worker_restarts=supervisor.restarts,
         capture_applied=capture.state in {"applied", "unconfirmed"},
+        dns=dict(dns),
     )
+
+
+def renewals(
+    snapshot: Snapshot | None,
+    failing: Container[str],
+    handshakes: Mapping[str, HandshakeStatus],
+) -> dict[str, int]:
+    """By service, as `plan.renewal` numbers them: of the certificate that is served. `failing` are
+    those for whose certificate Consul does not answer."""
+    judged: dict[str, int] = {}
+    for service in snapshot.services if snapshot else ():
+        if service.leaf is not None:
+            name = service.name
+            left, life = _identity(service, (), True, handshakes.get(name)).served()
+            judged[name] = judge(left, life, name not in failing)
+    return judged
 
 
 def sentence(

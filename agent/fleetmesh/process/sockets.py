@@ -24,6 +24,8 @@ PLAIN = "plain"
 ADMIN = "admin"
 METRICS = "metrics"
 SNAPSHOT = "snapshot"
+DNS = {"dns4": "127.0.0.1", "dns6": "::1"}
+DNS_NAMES = {f"{name}.{kind}" for name in DNS for kind in ("udp", "tcp")}
 ADMIN_MODE = 0o660
 
 
@@ -108,7 +110,7 @@ class Sockets:
         for name in self._open.keys() - names:
             self._open.pop(name)[1].close()
             systemd.forget(name)
-        for name in self._inherited.keys() - names - {ADMIN, METRICS, SNAPSHOT}:
+        for name in self._inherited.keys() - names - {ADMIN, METRICS, SNAPSHOT} - DNS_NAMES:
             os.close(self._inherited.pop(name))
             systemd.forget(name)
 
@@ -133,40 +135,67 @@ class Sockets:
         inherited = self._take_any(METRICS)
         return inherited or _bind(Address(host.strip("[]") or "127.0.0.1", int(port)))
 
+    def dns(self, port: int) -> list[socket.socket]:
+        """The DNS server's sockets, for both transports on both loopback addresses: what systemd
+        kept of them, else bound and kept there. Raises OSError, not for want of IPv6."""
+        found: list[socket.socket] = []
+        for name, host in DNS.items():
+            for suffix, kind in (("udp", socket.SOCK_DGRAM), ("tcp", socket.SOCK_STREAM)):
+                address = Address(host, port)
+                try:
+                    sock = self._take(f"{name}.{suffix}", address, kind)
+                    if sock is None:
+                        sock = _bind(address, kind)
+                        systemd.store(f"{name}.{suffix}", sock.fileno())
+                except OSError as error:
+                    if address.family is socket.AF_INET6 and error.errno in _NO_IPV6:
+                        continue
+                    for opened in found:
+                        opened.close()
+                    raise
+                found.append(sock)
+        return found
+
     def inherited_snapshot(self) -> int | None:
         """The file descriptor of the last snapshot that a predecessor stored; the caller's."""
         return self._inherited.pop(SNAPSHOT, None)
 
-    def _take(self, name: str, address: Address) -> socket.socket | None:
+    def _take(
+        self, name: str, address: Address, kind: socket.SocketKind = socket.SOCK_STREAM
+    ) -> socket.socket | None:
         """The inherited socket called `name` if it listens where it should."""
-        sock = self._take_any(name)
+        sock = self._take_any(name, kind)
         if sock is None or _listens_on(sock, address):
             return sock
         sock.close()
         return None
 
-    def _take_any(self, name: str) -> socket.socket | None:
+    def _take_any(
+        self, name: str, kind: socket.SocketKind = socket.SOCK_STREAM
+    ) -> socket.socket | None:
         fd = self._inherited.pop(name, None)
-        return systemd.as_socket(fd) if fd is not None else None
+        return systemd.as_socket(fd, kind) if fd is not None else None
 
 
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
-def _bind(address: Address) -> socket.socket:
+def _bind(address: Address, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
     """Raises OSError. `::` falls back to IPv4 on a host without IPv6."""
     try:
-        sock = socket.socket(address.family, socket.SOCK_STREAM)
+        sock = socket.socket(address.family, kind)
     except OSError as error:
         if address.host == "::" and error.errno in _NO_IPV6:
             return _bind(Address("0.0.0.0", address.port))  # noqa: S104
         raise
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == socket.SOCK_STREAM:  # for datagrams it would let two servers share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if address.family is socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.host != "::")
         sock.bind((address.host, address.port))
-        sock.listen(BACKLOG)
+        if kind == socket.SOCK_STREAM:
+            sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise

@@ -11,7 +11,7 @@ from fleetmesh.model.record import Record
 from fleetmesh.model.report import Report
 from fleetmesh.plan.totals import retire, total
 from fleetmesh.process.tasks import TaskSet
-from fleetmesh.process.workers import Publication, Worker
+from fleetmesh.process.workers import Publication, Resolve, Worker
 from fleetmesh.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ class Supervisor:
         self._deaths: collections.deque[float] = collections.deque(maxlen=DEATHS)
         self._tasks = TaskSet()
         self._changing = asyncio.Lock()
+        self._resolver: Resolve | None = None
+        self._resolvable = asyncio.Event()
         self._stopping = False
 
     @property
@@ -112,7 +114,7 @@ class Supervisor:
 
     async def _add(self, restarts: int = 0) -> None:
         self._numbers += 1
-        worker = await Worker.spawn(self._numbers, self._settings, self._tasks)
+        worker = await Worker.spawn(self._numbers, self._settings, self._tasks, self._resolve)
         worker.restarts = restarts
         self._workers[worker.number] = worker
         self._tasks.spawn(self._watch(worker), f"worker {worker.number}")
@@ -120,6 +122,16 @@ class Supervisor:
             error = await worker.publish(self._publication)
             if error:
                 log.error("worker %d did not begin: %s", worker.number, error)
+
+    def resolve_with(self, resolver: Resolve) -> None:
+        """Let `resolver` answer the workers' questions; until then they wait."""
+        self._resolver = resolver
+        self._resolvable.set()
+
+    async def _resolve(self, address: str, port: int) -> None:
+        await self._resolvable.wait()
+        if self._resolver is not None:
+            await self._resolver(address, port)
 
     def _leave(self, worker: Worker) -> None:
         self._leaving.add(worker)

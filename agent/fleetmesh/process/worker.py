@@ -26,7 +26,9 @@ from fleetmesh.core.table import link
 from fleetmesh.edge import journal
 from fleetmesh.edge.confinement import drop_privileges, keep_freed_memory, raise_open_files
 from fleetmesh.edge.ipc import (
+    Answered,
     Applied,
+    Ask,
     Channel,
     ChannelClosedError,
     Collect,
@@ -44,6 +46,7 @@ from fleetmesh.edge.tls import IdentityError, client_context, server_context
 from fleetmesh.model.report import Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
 from fleetmesh.proxy.access import AccessLog
+from fleetmesh.proxy.asking import Questions
 from fleetmesh.proxy.keepalive import keep_alive
 from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
@@ -70,6 +73,8 @@ class Worker:
             settings.tracing,
             _access_log(settings.access_log),
         )
+        if settings.on_demand:
+            self._plane.questions = Questions(self._ask)
         self._upstream = settings.upstream
         self._sockets: dict[str, socket.socket] = {}
         self._servers: dict[Listener, asyncio.Server] = {}
@@ -83,6 +88,8 @@ class Worker:
                 await self._publish(message, fds)
             elif isinstance(message, Collect | CollectRecords):
                 await self._answer(message)
+            elif isinstance(message, Answered):
+                self._learn(message)
             elif isinstance(message, Drain):
                 await self._drain(message.seconds)
                 return
@@ -198,6 +205,21 @@ class Worker:
             records = log.records(question.limit) if log is not None else ()
             await self._channel.send(Recorded(question.request, records))
 
+    def _ask(self, address: str, port: int) -> None:
+        self._plane.spawn(self._send(Ask(address, port)))
+
+    async def _send(self, question: Ask) -> None:
+        try:
+            await self._channel.send(question)
+        except ChannelClosedError:
+            pass  # the channel's reader ends this worker
+
+    def _learn(self, answer: Answered) -> None:
+        """What was published before the answer is served by now."""
+        plane = self._plane
+        if plane.questions is not None:
+            plane.questions.answered((answer.address, answer.port), plane.now)
+
     def _report(self) -> Report:
         identities = self._plane.identities
         served = tuple(
@@ -256,6 +278,8 @@ class Worker:
                     await self._channel.send(Applied(message.generation, "; ".join(problems)))
             elif isinstance(message, Collect | CollectRecords):
                 await self._answer(message)
+            elif isinstance(message, Answered):
+                self._learn(message)
 
 
 class _Factory:

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,9 @@ import msgspec
 from fleetmesh.edge import tls
 from fleetmesh.edge.ipc import (
     MAX_FDS,
+    Answered,
     Applied,
+    Ask,
     Channel,
     ChannelClosedError,
     Collect,
@@ -53,6 +55,11 @@ def environment() -> dict[str, str]:
     return {"OPENSSL_CONF": str(OPENSSL_CONF), **inherited}
 
 
+Resolve = Callable[[str, int], Awaitable[None]]
+"""Finds whose an address and port are, and returns when the workers have been told or nothing is
+found. Never fails."""
+
+
 class Publication(msgspec.Struct, frozen=True):
     """What every worker shall serve; `sockets` by listener name."""
 
@@ -67,7 +74,12 @@ class Worker:
     it applied, `report` the last that it sent, `restarts` how many died in its place before."""
 
     def __init__(
-        self, number: int, process: asyncio.subprocess.Process, channel: Channel, tasks: TaskSet
+        self,
+        number: int,
+        process: asyncio.subprocess.Process,
+        channel: Channel,
+        tasks: TaskSet,
+        resolve: Resolve,
     ) -> None:
         self.number = number
         self.generation = 0
@@ -76,6 +88,8 @@ class Worker:
         self.draining = False
         self._process = process
         self._channel = channel
+        self._tasks = tasks
+        self._resolve = resolve
         self._has: dict[str, socket.socket] = {}
         self._publishing = asyncio.Lock()
         self._applied: asyncio.Future[Applied] | None = None
@@ -84,7 +98,9 @@ class Worker:
         tasks.spawn(self._listen(), f"worker {number} channel")
 
     @classmethod
-    async def spawn(cls, number: int, settings: WorkerSettings, tasks: TaskSet) -> Worker:
+    async def spawn(
+        cls, number: int, settings: WorkerSettings, tasks: TaskSet, resolve: Resolve
+    ) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -100,7 +116,7 @@ class Worker:
                 pass_fds=(theirs.fileno(),),
                 env=environment(),
             )
-        return cls(number, process, Channel(ours, ToController), tasks)
+        return cls(number, process, Channel(ours, ToController), tasks, resolve)
 
     @property
     def pid(self) -> int:
@@ -213,6 +229,8 @@ class Worker:
                 message, _ = await self._channel.receive()
                 if isinstance(message, Applied | Reported | Recorded):
                     self._heard(message)
+                elif isinstance(message, Ask):
+                    self._tasks.spawn(self._answer(message), f"question of worker {self.number}")
         except ChannelClosedError as error:
             self._channel.close()
             if not self.draining:
@@ -221,6 +239,13 @@ class Worker:
                 if future is not None and not future.done():
                     future.set_exception(ChannelClosedError(str(error)))
                     future.exception()
+
+    async def _answer(self, question: Ask) -> None:
+        await self._resolve(question.address, question.port)
+        try:
+            await self._channel.send(Answered(question.address, question.port))
+        except ChannelClosedError:
+            pass
 
     def _heard(self, message: Applied | Reported | Recorded) -> None:
         match message:

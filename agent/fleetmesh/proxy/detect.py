@@ -21,15 +21,19 @@ def hand_over(transport: Conduit, protocol: Receiver) -> None:
     protocol.connection_made(transport)
 
 
-def serve(plane: Plane, transport: Conduit, site: Site, protocol: Protocol, port: int) -> None:
-    """Let a connection of `site` be served as `protocol`. `port` is where the application
-    listens: on some the server speaks first, and nothing would come to find it out from."""
+def serve(plane: Plane, transport: Conduit, site: Site, protocol: Protocol, port: int) -> Receiver:
+    """Let a connection of `site` be served as `protocol`, by whom is returned. `port` is where the
+    application listens: on some the server speaks first, and nothing would come to find it out
+    from."""
+    receiver: Receiver
     if protocol is Protocol.HTTP:
-        hand_over(transport, exchange(plane, site))
+        receiver = exchange(plane, site)
     elif protocol is Protocol.AUTO and port not in SERVER_FIRST_PORTS:
-        hand_over(transport, Detecting(plane, site))
+        receiver = Detecting(plane, site)
     else:
-        hand_over(transport, TcpArrival(plane, site))
+        receiver = TcpArrival(plane, site)
+    hand_over(transport, receiver)
+    return receiver
 
 
 class Detecting(Quiet):

@@ -74,7 +74,8 @@ async def dial(
     plane: Plane, site: Site, lane: Lane, make: Callable[[Lane], P], *, streams: bool = False
 ) -> tuple[Lane, P] | tuple[Lane, Failure]:
     """Connect what `make` makes along `lane`, or along another where that fails, three times at
-    most; the failure's `refusal` is settled. With `streams` peers are offered to carry several.
+    most; the failure's `refusal` is settled. With `streams` peers that
+    know of it are offered to carry several.
 
     An endpoint that failed is dialled again only if it accepted the connection before it
     dropped it, as a restarting agent does, and there is no other.
@@ -120,7 +121,7 @@ async def _open_tls(plane: Plane, lane: Lane, protocol: Receiver, streams: bool)
     identity = plane.identities.get(lane.source)
     if identity is None:
         return Failure(Refusal.NO_IDENTITY, "")
-    context = identity.streams if streams else identity.client
+    context = identity.streams if streams and lane.shares else identity.client
     session = lane.session if lane.session is not None and lane.session[0] is context else None
     keeper: Lane | None = lane
     if session is not None:

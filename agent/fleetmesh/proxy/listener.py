@@ -6,6 +6,7 @@ import hashlib
 import ssl
 from typing import Any
 
+from fleetmesh.core.detect import SERVER_FIRST_PORTS
 from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.model.identity import SpiffeId
@@ -14,8 +15,10 @@ from fleetmesh.model.report import Direction
 from fleetmesh.model.snapshot import Mode
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import original_destination, peer_name
+from fleetmesh.proxy.asking import Waiting
+from fleetmesh.proxy.by_host import ByHost
 from fleetmesh.proxy.carrier import AcceptedCarrier
-from fleetmesh.proxy.conduit import Conduit, Quiet
+from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
 from fleetmesh.proxy.detect import hand_over, serve
 from fleetmesh.proxy.dial import peer_uri
 from fleetmesh.proxy.plane import HANDSHAKE_TIMEOUT, Plane
@@ -49,27 +52,60 @@ class OutboundArrival(Quiet):
             plane.refused(site, Refusal.NOT_CAPTURED, peer_name(transport))
             transport.abort()
             return
-        address, port = destination
-        entry = plane.table.by_destination.get(destination)
-        if entry is None:
-            entry = plane.table.by_address.get(address)
-        ipv6 = ":" in address
-        if entry is not None:
-            host = f"[{address}]:{port}" if ipv6 else f"{address}:{port}"
-            self._to(transport, entry, host, ipv6, port)
-        elif plane.table.snapshot.mesh_destinations_only:
-            site = Site(plane, Direction.OUTBOUND, self._service, "", "passthrough")
-            plane.refused(
-                site, Refusal.UNKNOWN_DESTINATION, peer_name(transport), f"to {address} port {port}"
-            )
-            transport.abort()
+        questions = plane.questions
+        if (
+            questions is None
+            or plane.table.owner(destination) is not None
+            or questions.settled(destination, plane.now)
+        ):
+            self.settle(transport, destination)
         else:
-            passing = PassthroughSite(plane, self._service, address, port)
-            hand_over(transport, TcpArrival(plane, passing))
+            hand_over(transport, Waiting(plane, questions, self, destination))
+
+    def settle(self, transport: Conduit, destination: tuple[str, int]) -> Receiver | None:
+        """To the upstream that has `destination`, or that the first request names where that is
+        wanted; where none has it, past the mesh, or nowhere: None then."""
+        plane = self._plane
+        entry = plane.table.owner(destination)
+        if entry is not None:
+            return self._to_entry(transport, entry, destination)
+        if plane.http.route_by_host and destination[1] not in SERVER_FIRST_PORTS:
+            hearing = ByHost(plane, self, destination)
+            hand_over(transport, hearing)
+            return hearing
+        return self.past(transport, destination)
+
+    def to(self, key: str, transport: Conduit, destination: tuple[str, int]) -> Receiver | None:
+        """To the upstream of that key; None where there is none."""
+        entry = self._plane.table.upstreams.get(key)
+        return None if entry is None else self._to_entry(transport, entry, destination)
+
+    def past(self, transport: Conduit, destination: tuple[str, int]) -> Receiver | None:
+        """Past the mesh, or nowhere: None then."""
+        plane = self._plane
+        address, port = destination
+        site = PassthroughSite(plane, self._service, address, port)
+        site.destination = plane.table.outsiders.get(destination, "")
+        refusal = plane.table.closed(destination)
+        if refusal is not None:
+            plane.refused(site, refusal, peer_name(transport), f"to {address} port {port}")
+            transport.abort()
+            return None
+        passing = TcpArrival(plane, site)
+        hand_over(transport, passing)
+        return passing
+
+    def _to_entry(
+        self, transport: Conduit, entry: UpstreamEntry, destination: tuple[str, int]
+    ) -> Receiver:
+        address, port = destination
+        ipv6 = ":" in address
+        host = f"[{address}]:{port}" if ipv6 else f"{address}:{port}"
+        return self._to(transport, entry, host, ipv6, port)
 
     def _to(
         self, transport: Conduit, entry: UpstreamEntry | None, host: str, ipv6: bool, port: int
-    ) -> None:
+    ) -> Receiver:
         """`port` is the one that the application listens on, 0 if nothing tells."""
         protocol = entry.upstream.protocol if entry is not None else Protocol.TCP
         site = OutboundSite(
@@ -81,7 +117,7 @@ class OutboundArrival(Quiet):
             ipv6,
             peer_name(transport).rpartition(":")[0].encode(),
         )
-        serve(self._plane, transport, site, protocol, port)
+        return serve(self._plane, transport, site, protocol, port)
 
 
 class InboundArrival(Quiet):

@@ -9,7 +9,7 @@ import random
 import ssl
 import time
 from collections.abc import Coroutine, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -24,6 +24,9 @@ from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import Telemetry
 from fleetmesh.settings import HttpSettings, TcpSettings, TracingSettings
+
+if TYPE_CHECKING:
+    from fleetmesh.proxy.asking import Questions
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +70,8 @@ class Held(Protocol):
 
 class Plane:
     """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
-    where no records are kept of requests."""
+    where no records are kept of requests, `questions` where nobody can be asked whose an address
+    is."""
 
     __slots__ = (
         "_logged",
@@ -82,6 +86,7 @@ class Plane:
         "loop",
         "marker",
         "now",
+        "questions",
         "table",
         "tcp",
         "telemetry",
@@ -100,6 +105,7 @@ class Plane:
         self.marker = Tracing(tracing.sample_rate, os.urandom) if tracing.enabled else Marker()
         self.access = access
         self._random = random.Random()  # noqa: S311 -- shares traffic out, keeps no secret
+        self.questions: Questions | None = None
         self._told_dropped = 0
         self.loop = loop
         self.http = http

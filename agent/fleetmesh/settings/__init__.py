@@ -31,12 +31,33 @@ class OnStop(enum.StrEnum):
     CLOSED = "closed"
 
 
+class WithoutSidecar(enum.StrEnum):
+    """What becomes of connections to a service of the catalog that has no sidecar."""
+
+    PASSTHROUGH = "passthrough"
+    REFUSE = "refuse"
+
+
 class ConsulSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`address` is the local Consul agent's HTTP API. The token is read from a file, so that it
-    stands in no world-readable setting."""
+    stands in no world-readable setting. The other files are PEM, for https: the CAs to trust (the
+    host's own without one), and a client certificate with its key."""
 
-    address: Annotated[str, kinds.URL] = "http://127.0.0.1:8500"
+    address: Annotated[str, kinds.CONSUL] = "http://127.0.0.1:8500"
     token_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+class DnsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names for the services of this host. `port` is on loopback, `ttl` whole seconds; `consul` is
+    the Consul agent's DNS server."""
+
+    enabled: bool = True
+    port: Port = 15053
+    ttl: Annotated[int, kinds.TTL] = 5
+    consul: Annotated[str, kinds.HOST_PORT] = "127.0.0.1:8600"
 
 
 class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +75,8 @@ class CaptureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bytes, counts and seconds."""
+    """Bytes, counts and seconds. `route_by_host`: a connection to an address outside the mesh goes
+    to the service that the Host of its first request names."""
 
     max_head_bytes: Annotated[int, kinds.HEAD_BYTES] = 60 * 1024
     max_headers: Annotated[int, kinds.HEADERS] = 100
@@ -63,6 +85,7 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     head_timeout: Timeout = 10.0
     idle_timeout: Timeout = 300.0
     request_timeout: Annotated[float, kinds.DEADLINE] = 15.0
+    route_by_host: bool = False
 
 
 class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +137,15 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outlier: OutlierSettings = OutlierSettings()
 
 
+class OnDemandSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Upstreams that no service declares: watched from their first use until they have not been
+    used for `idle_timeout` seconds. `max_watches` bounds the blocking queries to Consul."""
+
+    enabled: bool = True
+    idle_timeout: Timeout = 1800.0
+    max_watches: Annotated[int, kinds.WATCHES] = 150
+
+
 class TracingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`enabled`: requests are told their trace and their id; `sample_rate` is the share of the
     traces begun here that are sampled."""
@@ -147,6 +179,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     upstream: UpstreamSettings = UpstreamSettings()
     tracing: TracingSettings = TracingSettings()
     access_log: AccessLogSettings = AccessLogSettings()
+    on_demand: bool = False
 
 
 class Ports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -207,6 +240,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Annotated[int, kinds.WORKERS] = 0
     on_stop: OnStop = OnStop.OPEN
     mesh_destinations_only: bool = False
+    without_sidecar: WithoutSidecar | None = None
     drain_timeout: Annotated[float, kinds.DRAIN] = 5.0
     log_level: Annotated[str, kinds.LOG_LEVEL] = "info"
     metrics_address: Annotated[str, kinds.HOST_PORT] = "127.0.0.1:15020"
@@ -214,12 +248,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: Path = "/var/lib/fleetmesh"
     consul: ConsulSettings = ConsulSettings()
     capture: CaptureSettings = CaptureSettings()
+    dns: DnsSettings = DnsSettings()
     ports: Ports = Ports()
     http: HttpSettings = HttpSettings()
     tcp: TcpSettings = TcpSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     tracing: TracingSettings = TracingSettings()
     access_log: AccessLogSettings = AccessLogSettings()
+    on_demand: OnDemandSettings = OnDemandSettings()
     services: Annotated[tuple[ServiceSettings, ...], kinds.Hidden()] = ()
 
     def on_stop_of(self, service: ServiceSettings) -> OnStop:

@@ -20,6 +20,8 @@ _UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\@-]{1,247}\.service")
 _SERVICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|us|µs|ns|h|m|s))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|h|m|s)")
+UNIX_PATH: Final = 108
+"""Bytes that the kernel takes of a Unix socket's path, with the zero that ends it."""
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
 
@@ -155,6 +157,17 @@ def _url(value: object) -> object:
     return str(value).rstrip("/")
 
 
+def _consul(value: object) -> object:
+    if not isinstance(value, str) or not value.startswith("unix:"):
+        return _url(value)
+    path = value.removeprefix("unix://")
+    if path.startswith("/") and not path.endswith("/") and len(path) < UNIX_PATH:
+        return value
+    return Wrong(
+        f"{shown(value)} does not name a Unix socket", "Write unix:///run/consul/consul.sock"
+    )
+
+
 def _host_port(value: object) -> object:
     host, _, port = str(value).rpartition(":")
     address = _ip(host.removeprefix("[").removesuffix("]"), None)
@@ -208,8 +221,10 @@ PLACES = _whole("a number (0: no limit), 0 to 1000000", 0, 1_000_000)
 RETRIES = _whole("a number of retries, 0 to 10000", 0, 10_000)
 STREAK = _whole("a number (0: never), 0 to 10000", 0, 10_000)
 PERCENT = _whole("a percentage, 0 to 100", 0, 100)
+TTL = _whole("a number of seconds, 0 to 3600", 0, 3600)
 WARM = _whole("a number of connections, 0 to 1000", 0, 1000)
 HEADERS = _whole("a number of headers, 10 to 1000", 10, 1000)
+WATCHES = _whole("a number of queries, 10 to 1000", 10, 1000)
 RECORDS = _whole("a number of records, 1 to 100000", 1, 100_000)
 SHARE = Kind("a share, 0 to 1", _share)
 TIMEOUT = _duration("a duration", 0.1, 86400)
@@ -222,7 +237,7 @@ CONFIRM = _duration("a duration", 5, 3600)
 ADDRESS = Kind("an IP address", lambda value: _ip(value, None))
 ADDRESS6 = Kind("an IPv6 address", lambda value: _ip(value, 6))
 CIDR = Kind("a network in CIDR notation", _cidr)
-URL = Kind("an http or https URL without a path", _url)
+CONSUL = Kind("an http or https URL without a path, or unix:// and a path", _consul)
 HOST_PORT = Kind("an address and a port", _host_port)
 PATH = Kind("an absolute path", _path)
 LOG_LEVEL = Kind("one of debug, info, warning, error", _log_level)

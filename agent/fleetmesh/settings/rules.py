@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from fleetmesh.settings import CaptureSettings, ServiceSettings, Settings
+from fleetmesh.settings import CaptureSettings, ConsulSettings, ServiceSettings, Settings
 from fleetmesh.settings.decode import Reader, joined
 
 AGENT_USER: Final = "fleetmesh"
@@ -52,11 +52,32 @@ def check_agent(settings: Settings, reader: Reader) -> None:
             reader.problem("ports.plain", f"is the SSH port {port}", "Choose another port")
     if _port_of(settings.metrics_address) == ports.plain:
         reader.problem("metrics_address", "has the port of ports.plain", "Choose another port")
+    if settings.dns.enabled:
+        others = (ports.plain, _port_of(settings.metrics_address), *settings.capture.ssh_ports)
+        if settings.dns.port in others:
+            reader.problem("dns.port", f"{settings.dns.port} is taken", "Choose another port")
     _check_warm(settings, reader)
+    _check_tls(settings.consul, reader)
     if settings.address6 is not None and ipaddress.ip_address(settings.address).version == 6:
         reader.problem(
             "address6", "is set while address is IPv6 already", "Make address the IPv4 one"
         )
+
+
+def _check_tls(consul: ConsulSettings, reader: Reader) -> None:
+    for key, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+        if getattr(consul, key) is not None and getattr(consul, other) is None:
+            reader.problem(
+                f"consul.{key}", f"is set without {other}", "A client certificate needs both files"
+            )
+    if not consul.address.startswith("https:"):
+        for key in ("ca_file", "cert_file", "key_file"):
+            if getattr(consul, key) is not None:
+                reader.problem(
+                    f"consul.{key}",
+                    f"is set while consul.address is {consul.address}",
+                    "Write https:// there, or remove the file",
+                )
 
 
 def _check_warm(settings: Settings, reader: Reader) -> None:
@@ -289,6 +310,8 @@ def _taken(agent: Settings) -> Iterator[tuple[int, str]]:
         default = 443 if consul.scheme == "https" else 80
         yield consul.port or default, "the port of consul.address"
     yield agent.ports.plain, "the port of ports.plain"
+    if agent.dns.enabled:
+        yield agent.dns.port, "the port of dns.port"
 
 
 def _whose(owner: str) -> str:

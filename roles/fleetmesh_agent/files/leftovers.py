@@ -1,5 +1,5 @@
 """Print, as a JSON list, what is left of fleetmesh on this host. The argument is Consul's address,
-which is asked for registrations if it answers."""
+which is asked for registrations if it answers, with the token in CONSUL_HTTP_TOKEN."""
 
 from __future__ import annotations
 
@@ -62,9 +62,13 @@ def accounts() -> Iterator[str]:
 
 
 def registrations(consul: str) -> Iterator[str]:
+    token = os.environ.get("CONSUL_HTTP_TOKEN")
+    # The address is the operator's own setting.
+    request = urllib.request.Request(  # noqa: S310
+        f"{consul}/v1/agent/services", headers={"X-Consul-Token": token} if token else {}
+    )
     try:
-        # The address is the operator's own setting.
-        with urllib.request.urlopen(f"{consul}/v1/agent/services", timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
             services = json.load(answer)
     except OSError:
         return

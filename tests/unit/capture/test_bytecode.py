@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fleetmesh.capture.bytecode import decode, encode, netlink_attributes
+from fleetmesh.capture.attributes import netlink_attributes
+from fleetmesh.capture.bytecode import decode, encode
 from fleetmesh.capture.ruleset import (
     Accept,
     Captured,
@@ -19,6 +20,7 @@ from fleetmesh.capture.ruleset import (
     Reject,
     Rule,
     Tcp,
+    Udp,
     User,
 )
 
@@ -42,6 +44,8 @@ def names(data: bytes) -> list[str]:
         (Opening(negated=True), Port(1)),
         (Port(65535), Captured()),
         (Port(22), Captured(negated=True)),
+        (Udp(53), User(4001)),
+        (Destination("10.0.0.0/8"), Udp(53)),
         (Loopback(),),
         (LocalAddress(),),
         (LocalAddress(negated=True),),
@@ -88,15 +92,22 @@ def test_counted_packets_are_told() -> None:
         (b"counter\0", b"limited\0"),
         (b"\x08\x00\x02\x00\0\0\0\0", b"\x08\x00\x02\x00\0\0\0\x05"),
         (b"\x08\x00\x03\x00\0\0\0\x02", b"\x08\x00\x03\x00\0\0\0\x00"),
-        (b"\x05\x00\x01\x00\x06", b"\x05\x00\x01\x00\x11"),
+        (b"\x05\x00\x01\x00\x06", b"\x05\x00\x01\x00\x84"),
     ],
-    ids=["another expression", "dport >= 80", "sport 80", "udp"],
+    ids=["another expression", "dport >= 80", "sport 80", "sctp"],
 )
 def test_what_we_cannot_say_is_foreign(before: bytes, after: bytes) -> None:
     data = encode(Rule((Port(80),), Accept()))
     assert before in data
     changed = data.replace(before, after)
     assert decode(changed, "theirs")[0] == ForeignRule(tuple(names(changed)), "theirs")
+
+
+def test_what_only_tcp_has_is_not_read_of_udp() -> None:
+    opening = encode(Rule((Opening(), Port(80)), Accept()))
+    udp = opening.replace(b"\x05\x00\x01\x00\x06", b"\x05\x00\x01\x00\x11")
+    assert udp != opening
+    assert isinstance(decode(udp, "")[0], ForeignRule)
 
 
 @pytest.mark.parametrize("cut", range(0, 120, 7))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fleetmesh.capture import METHODS
@@ -36,6 +37,12 @@ CASES = {
         exclude_inbound_ports=(8081,),
         ssh_ports=(22, 2222),
     ),
+    "names": Inputs(
+        (WEB, Service("ledger", 9000)),
+        agent_uid=990,
+        exclude_cidrs=("10.0.0.0/8",),
+        dns_port=15053,
+    ),
     "nothing": Inputs(),
 }
 
@@ -47,6 +54,15 @@ def rendered(given: Inputs) -> str:
 @pytest.mark.parametrize("name", CASES)
 def test_rules_are_the_golden_ones(name: str) -> None:
     assert rendered(CASES[name]) == (GOLDEN / f"{name}.nft").read_text()
+
+
+@pytest.mark.parametrize(
+    "kept", [{"exclude_ports": (53,)}, {"ssh_ports": (53,)}, {"dns_port": None}], ids=str
+)
+def test_dns_can_be_left_alone(kept: dict[str, object]) -> None:
+    given = Inputs((WEB,), agent_uid=990, dns_port=15053)
+    assert ":15053" in text(ruleset(given))
+    assert ":15053" not in text(ruleset(msgspec.structs.replace(given, **kept)))
 
 
 def test_every_golden_file_has_its_case() -> None:

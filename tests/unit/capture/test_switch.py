@@ -139,3 +139,15 @@ def test_a_confirmation_asked_for_anew_makes_the_earlier_one_void() -> None:
     assert switch.undo(armed, ONE)[1] == NOTHING
     kept, _ = switch.insist(confirmed, BOTH, now=10, patience=5, anew=True)
     assert kept == Switch(confirmed=ONE, pending=Pending(BOTH, 15))
+
+
+def test_capture_of_dns_is_armed_and_undone_where_it_is_new() -> None:
+    """An agent that begins to answer DNS must not take it over unconfirmed; one that cannot
+    answer lets it go."""
+    named = msgspec.structs.replace(ONE, dns_port=15053)
+    armed, in_force = switch.want(Switch(confirmed=ONE), named, now=0, patience=60)
+    assert (armed, in_force) == (Switch(confirmed=ONE, pending=Pending(named, 60)), named)
+    assert switch.undo(armed, named)[1] == ONE
+    confirmed = Switch(confirmed=named)
+    assert switch.want(confirmed, ONE, now=0, patience=60) == (confirmed, ONE)
+    assert switch.want(confirmed, named, now=0, patience=60) == (confirmed, named)

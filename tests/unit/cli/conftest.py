@@ -17,9 +17,11 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.status import (
     CaptureStatus,
     ConsulStatus,
+    HandshakeStatus,
     IdentityStatus,
     ServiceStatus,
     Status,
+    WatchStatus,
     WorkerStatus,
 )
 from fleetmesh.model.traffic import Endpoint, Health, Protocol, Target, Upstream
@@ -58,6 +60,7 @@ def healthy(**changes: Any) -> Status:
         seconds_left=50 * HOUR,
         life=72 * HOUR,
         workers=2,
+        handshake=HandshakeStatus(4.0, "0a"),
     )
     spiffe_id = SpiffeId(TRUST_DOMAIN, "dc1", "api")
     endpoints = (
@@ -73,7 +76,12 @@ def healthy(**changes: Any) -> Status:
         trust_domain=TRUST_DOMAIN,
         generation=7,
         digest="0123456789abcdef",
-        consul=ConsulStatus("http://127.0.0.1:8500", True, 2.5),
+        consul=ConsulStatus(
+            "http://127.0.0.1:8500",
+            True,
+            2.5,
+            watches=(WatchStatus("catalog", 2.5, 0.0), WatchStatus("leaf:cart", 200.0, 0.0)),
+        ),
         capture=CaptureStatus("applied", rules=14),
         services=(
             ServiceStatus(

@@ -16,7 +16,14 @@ from fleetmesh.cli.findings import Finding, Level, of_status, unreachable, worst
 from fleetmesh.edge.consul_probe import Probe
 from fleetmesh.edge.host import Conntrack
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status, WorkerStatus
+from fleetmesh.model.status import (
+    CaptureStatus,
+    ConsulStatus,
+    HandshakeStatus,
+    Status,
+    WatchStatus,
+    WorkerStatus,
+)
 from fleetmesh.model.traffic import Match, Route
 from fleetmesh.settings import ServiceSettings, Settings
 
@@ -51,6 +58,22 @@ def test_a_healthy_agent_has_nothing_told() -> None:
             healthy(consul=ConsulStatus("http://c", True, 400.0)),
             Level.WARNING,
             "consul: http://c last answered 6m 40s ago",
+        ),
+        (
+            healthy(
+                consul=ConsulStatus(
+                    "http://c",
+                    True,
+                    1.0,
+                    watches=(
+                        WatchStatus("catalog", 100.0, 0.0),
+                        WatchStatus("instances", 90.0, 61.0, "500 No cluster leader"),
+                        WatchStatus("roots", 59.0, 59.0, "500 No cluster leader"),
+                    ),
+                )
+            ),
+            Level.WARNING,
+            "stale: instances (1m 1s): 500 No cluster leader",
         ),
         (
             healthy(capture=CaptureStatus("applied", drift=True)),
@@ -96,6 +119,45 @@ def test_a_healthy_agent_has_nothing_told() -> None:
             with_identity(seconds_left=3 * HOUR),
             Level.ERROR,
             "service cart: its certificate has 3h 0m of 72h 0m left",
+        ),
+        (
+            with_identity(seconds_left=30 * HOUR, renewable=False),
+            Level.WARNING,
+            (
+                "service cart: its certificate has 30h 0m of 72h 0m left and nobody renews it "
+                "while Consul does not answer"
+            ),
+        ),
+        (
+            with_identity(seconds_left=14 * HOUR, renewable=False),
+            Level.ERROR,
+            (
+                "service cart: its certificate has 14h 0m of 72h 0m left and nobody renews it "
+                "while Consul does not answer"
+            ),
+        ),
+        (
+            with_identity(handshake=HandshakeStatus(2.0, "09", 30 * HOUR, 72 * HOUR, 31.0)),
+            Level.ERROR,
+            (
+                "service cart: handshakes with port 21000 show certificate 09, not its own 0a, "
+                "for 31s"
+            ),
+        ),
+        (
+            with_identity(handshake=HandshakeStatus(2.0, wrong_for=90.0, error="closed")),
+            Level.ERROR,
+            "service cart: handshakes with port 21000 fail: closed, for 1m 30s",
+        ),
+        (
+            with_identity(handshake=HandshakeStatus(61.0, "0a", 30 * HOUR, 72 * HOUR)),
+            Level.WARNING,
+            "service cart: nobody has looked for 1m 1s at the certificate that it shows",
+        ),
+        (  # what was fetched is fresh, what peers get is old
+            with_identity(handshake=HandshakeStatus(2.0, "09", 7 * HOUR, 72 * HOUR, 12.0)),
+            Level.WARNING,
+            "service cart: its certificate has 7h 0m of 72h 0m left",
         ),
         (
             with_identity(seconds_left=-60.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import re
 from pathlib import Path
@@ -16,7 +17,13 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import Ejected
 from fleetmesh.model.snapshot import LocalService, Mode, Snapshot
-from fleetmesh.model.status import CaptureStatus, ConsulStatus, Status
+from fleetmesh.model.status import (
+    CaptureStatus,
+    ConsulStatus,
+    HandshakeStatus,
+    Status,
+    WatchStatus,
+)
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.process.snapshot_file import SnapshotFile
 
@@ -34,8 +41,8 @@ Services
   cart     7001  http      strict  cart (1001)  15100     21000    registered
 
 Identities
-  service  certificate left  workers  SPIFFE ID
-  cart     50h 0m of 72h 0m  2/2      \
+  service  certificate left  workers  handshake           SPIFFE ID
+  cart     50h 0m of 72h 0m  2/2      the same, 4.0s ago  \
 spiffe://11111111-2222-3333-4444-555555555555.consul/ns/default/dc/dc1/svc/cart
 
 Intentions
@@ -49,6 +56,11 @@ weight  meta
   api      http      api1/api-sidecar-proxy  10.77.0.3:21000 [fd00::3]:21000  passing   \
 1       v=1
                      api2/api-sidecar-proxy  10.77.0.4:21000                  critical  1
+
+Consul
+  what       last answer  stale  error
+  catalog    2.5s ago     no
+  leaf:cart  3m 20s ago   no
 
 Workers
   pid   generation  connections  memory  restarts
@@ -79,7 +91,7 @@ def test_what_is_wrong_stands_at_the_top(agent: FakeAgent, run: Run) -> None:
         "error     configuration: /etc/fleetmesh/agent.yaml:3: workerz: is not known",
         "          → Remove it",
         (
-            "error     consul: http://127.0.0.1:8500 last answered 1m 15s ago, "
+            "warning   consul: http://127.0.0.1:8500 last answered 1m 15s ago, "
             "the last state is served on: connection refused"
         ),
         "          → Look at the local Consul agent: systemctl status consul",
@@ -89,6 +101,45 @@ def test_what_is_wrong_stands_at_the_top(agent: FakeAgent, run: Run) -> None:
         "          → journalctl -u fleetmesh-agent tells why",
         "",
     ]
+
+
+def test_what_is_stale_and_since_when(
+    agent: FakeAgent, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
+    watches = (
+        WatchStatus("instances", 75.0, 75.0, "connection refused"),
+        WatchStatus("roots", None, 0.0),
+    )
+    cut = healthy(consul=ConsulStatus("http://127.0.0.1:8500", False, 75.0, "refused", watches))
+    agent.answers["GET", "/v1/status"] = (200, msgspec.to_builtins(cut))
+    lines = run("status").stdout.splitlines()
+    at = datetime.datetime.fromtimestamp(1_800_000_000 - 75).astimezone()
+    begin = lines.index("Consul")
+    stale = f"1m 15s, since {at:%Y-%m-%d %H:%M:%S}"
+    assert [re.split(" {2,}", line.strip()) for line in lines[begin + 2 : begin + 4]] == [
+        ["instances", "1m 15s ago", stale, "connection refused"],
+        ["roots", "never", "no"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shown", "told"),
+    [
+        (None, "not seen yet"),
+        (HandshakeStatus(3.0, "09", 10.0, 100.0, wrong_for=20.0), "another one for 20s"),
+        (HandshakeStatus(3.0, wrong_for=45.0, error="closed"), "fails for 45s"),
+    ],
+)
+def test_what_peers_get_is_not_what_was_fetched(
+    agent: FakeAgent, run: Run, shown: HandshakeStatus | None, told: str
+) -> None:
+    (cart,) = healthy().services
+    identity = msgspec.structs.replace(cart.identity, handshake=shown)
+    sick = healthy(services=(msgspec.structs.replace(cart, identity=identity),))
+    agent.answers["GET", "/v1/status"] = (200, msgspec.to_builtins(sick))
+    lines = run("status").stdout.splitlines()
+    assert told in lines[lines.index("Identities") + 2]
 
 
 def test_an_agent_that_knows_nothing_yet(agent: FakeAgent, run: Run) -> None:

@@ -16,7 +16,7 @@ from fleetmesh import __version__
 from fleetmesh.cli import app
 
 VERBS = (
-    *("agent", "status", "requests", "check", "capture", "validate"),
+    *("agent", "status", "requests", "check", "capture", "acl", "validate"),
     *("maintenance", "drain", "undrain", "reload", "version"),
 )
 
@@ -106,6 +106,20 @@ def test_reload_that_is_accepted(agent: FakeAgent, run: Run) -> None:
     assert agent.asked == [("POST", "/v1/reload", {})]
 
 
+def test_reload_hands_a_token_over(agent: FakeAgent, run: Run, tmp_path: Path) -> None:
+    """What holds none is told before the agent is asked, and no message shows it."""
+    agent.answers["POST", "/v1/reload"] = (200, {"problems": []})
+    file = tmp_path / "consul.token"
+    file.write_text("secret\n")
+    assert run("reload", "--token-file", str(file)).exit_code == 0
+    file.write_text("two secrets\n")
+    result = run("reload", "--token-file", str(file))
+    assert result.exit_code == 2
+    assert f"{file} holds no token" in result.stderr
+    assert "secrets" not in result.stderr + result.stdout
+    assert agent.asked == [("POST", "/v1/reload", {"token": "secret"})]
+
+
 def test_reload_that_is_refused(agent: FakeAgent, run: Run) -> None:
     """Every problem on a line of its own, exit code 2."""
     problem = {
@@ -120,3 +134,18 @@ def test_reload_that_is_refused(agent: FakeAgent, run: Run) -> None:
         '/etc/fleetmesh/agent.yaml:2: workerz: is not known here. Did you mean "workers"?',
         "fleetmesh: the settings are refused, the old ones stay in force",
     ]
+
+
+def test_acl_policy_is_printed_for_the_services_of_this_host(tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text("address: 10.0.0.1\n")
+    services = tmp_path / "services.d"
+    services.mkdir()
+    (services / "web.yaml").write_text("name: web\nport: 8080\n")
+    where = ["--agent", str(tmp_path / "agent.yaml"), "--services", str(services)]
+    shown = CliRunner().invoke(app, ["acl", "policy", *where])
+    assert shown.exit_code == 0
+    assert 'service "web-sidecar-proxy" { policy = "write" }' in shown.output
+    named = CliRunner().invoke(app, ["acl", "policy", "--service", "cart"])
+    assert (named.exit_code, 'service "cart" {' in named.output) == (0, True)
+    (tmp_path / "agent.yaml").write_text("address: nowhere\n")
+    assert CliRunner().invoke(app, ["acl", "policy", *where]).exit_code == 2

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from tests.support.ca import Authority
 from tests.support.worker import local_service, snapshot, upstream
 
 from fleetmesh.core.table import Table, dropped, link
 from fleetmesh.core.target import TargetEntry
-from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.model.refusal import Refusal
+from fleetmesh.model.snapshot import Outsider, Snapshot
 from fleetmesh.model.traffic import Balancing, Endpoint, Health, Limits, Match, Route, Upstream
 from fleetmesh.settings import UpstreamSettings
 
@@ -47,6 +49,29 @@ def test_both_families_of_a_destination_lead_to_its_upstream() -> None:
     assert table.by_destination["10.0.0.1", 80] is table.by_destination["fd00::1", 80]
     assert table.by_destination["10.0.0.1", 80] is table.upstreams["api"]
     assert table.by_port[8001].service.name == "cart"
+
+
+DATABASE = ("10.0.0.5", 5432)
+
+
+@pytest.mark.parametrize("only_mesh", [False, True])
+def test_what_goes_past_the_mesh(only_mesh: bool) -> None:
+    """A setting on services without a sidecar goes before the one on all other destinations."""
+    what = msgspec.structs.replace(state(1), mesh_destinations_only=only_mesh)
+    other = Refusal.UNKNOWN_DESTINATION if only_mesh else None
+    assert link(what, 1, None, 0).closed(DATABASE) is other
+    for refuse, refusal in ((True, Refusal.NO_SIDECAR), (False, None)):
+        table = link(
+            msgspec.structs.replace(
+                what, outsiders=(Outsider("db", (DATABASE,)),), refuse_outsiders=refuse
+            ),
+            1,
+            None,
+            0,
+        )
+        assert table.closed(DATABASE) is refusal
+        assert table.outsiders[DATABASE] == "db"
+        assert table.closed(("10.0.0.5", 22)) is other
 
 
 def routed(*ports: int, prefix: str = "/b/") -> Snapshot:
@@ -195,6 +220,8 @@ def test_every_port_of_a_virtual_address_is_the_upstreams() -> None:
     api = msgspec.structs.replace(upstream("api", 1), virtual_addresses=("240.0.0.7", "fd00::7"))
     table = link(snapshot(AUTHORITY, (), (api,)), 1, None, 0)
     assert table.by_address["240.0.0.7"] is table.by_address["fd00::7"] is table.upstreams["api"]
+    assert table.owner(("240.0.0.7", 8443)) is table.upstreams["api"]
+    assert table.owner(("240.0.0.8", 80)) is None
     assert link(state(1), 2, table, 0).by_address == {}
 
 

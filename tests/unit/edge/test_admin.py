@@ -8,6 +8,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from tests.support.record import record
 
 from fleetmesh.edge import admin
+from fleetmesh.model.explanation import Endpoints, Question, Routes
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
@@ -43,6 +44,7 @@ class FakeAgent:
         self.asked: list[float | None] = []
         self.kept: Sequence[Record] | None = None
         self.limits: list[int] = []
+        self.questions: list[Question] = []
         self.held: list[tuple[object, ...]] = []
 
     async def status(self) -> Status:
@@ -57,6 +59,16 @@ class FakeAgent:
     def snapshot(self) -> Snapshot | None:
         return self.serves
 
+    async def explain(self, question: Question) -> Any:
+        self.questions.append(question)
+        return [Problem("--from", "is no service of this host")]
+
+    async def routes(self, service: str) -> Any:
+        return Routes(service, "http", ())
+
+    async def endpoints(self, service: str) -> Any:
+        return Endpoints(service, ())
+
     async def capture_view(self) -> Any:
         raise RuntimeError("the kernel is not readable")
 
@@ -70,7 +82,8 @@ class FakeAgent:
     async def capture_remove(self) -> Any:
         return CaptureStatus("removed")
 
-    async def reload(self) -> Sequence[Problem]:
+    async def reload(self, token: str | None) -> Sequence[Problem]:
+        self.asked.append(token)
         return self.problems
 
     def hold(self, service: str, kind: str, why: str, within: float) -> Sequence[str] | None:
@@ -128,6 +141,32 @@ async def test_a_wrong_limit(client: TestClient[Any, Any], agent: FakeAgent, lim
     assert agent.limits == []
 
 
+async def test_a_question_is_read_and_its_problems_told(
+    client: TestClient[Any, Any], agent: FakeAgent
+) -> None:
+    body = {"source": "web", "host": "api", "port": 80, "method": "GET", "headers": [["a", "b"]]}
+    answer = await client.post("/v1/explain", json=body)
+    assert answer.status == 400
+    assert (await answer.json())["error"] == "--from: is no service of this host"
+    assert agent.questions == [Question("web", "api", 80, "GET", headers=(("a", "b"),))]
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{}", '{"source": 1, "host": "", "port": 1}'])
+async def test_what_is_no_question_is_refused(
+    client: TestClient[Any, Any], agent: FakeAgent, body: str
+) -> None:
+    answer = await client.post("/v1/explain", data=body)
+    assert answer.status == 400
+    assert (await answer.json())["error"].startswith("not a question: ")
+    assert agent.questions == []
+
+
+async def test_upstreams_are_listed_by_name(client: TestClient[Any, Any]) -> None:
+    for kind in ("routes", "endpoints"):
+        answer = await client.get(f"/v1/{kind}/api")
+        assert (await answer.json())["service"] == "api"
+
+
 @pytest.mark.parametrize(("body", "seconds"), [({"confirm": 5}, 5), ({}, None), (None, None)])
 async def test_capture_is_applied_with_its_patience(
     client: TestClient[Any, Any], agent: FakeAgent, body: Any, seconds: float | None
@@ -149,6 +188,13 @@ async def test_wrong_bodies_are_refused_in_json(
     assert answer.status == 400
     assert "error" in await answer.json()
     assert agent.asked == []
+
+
+async def test_reload_hands_a_token_over(client: TestClient[Any, Any], agent: FakeAgent) -> None:
+    assert (await client.post("/v1/reload", json={"token": "secret"})).status == 200
+    assert (await client.post("/v1/reload", json={"token": 1})).status == 400
+    assert (await client.post("/v1/reload")).status == 200
+    assert agent.asked == ["secret", None]
 
 
 async def test_reload_tells_its_problems(client: TestClient[Any, Any], agent: FakeAgent) -> None:

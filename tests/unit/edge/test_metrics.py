@@ -15,6 +15,7 @@ from fleetmesh.model.report import (
     RequestCount,
     RetryCount,
 )
+from fleetmesh.model.status import WatchStatus
 
 OUT, PLAIN = Direction.OUTBOUND, Direction.PLAIN
 FIGURES = Figures(
@@ -36,6 +37,9 @@ FIGURES = Figures(
     consul_up=True,
     worker_restarts=1,
     capture_applied=False,
+    watches=(WatchStatus("leaf:web", 61.0, 61.0, "refused"), WatchStatus("roots", 9.0, 0.0)),
+    renewals={"web": 1},
+    handshakes={"web": True, "api": False},
 )
 
 
@@ -69,6 +73,11 @@ def test_every_figure_stands_on_the_page() -> None:
     assert found["fleetmesh_snapshot_generation", labels(worker="2")] == 5
     assert found["fleetmesh_consul_last_contact_seconds", ()] == 1.5
     assert found["fleetmesh_consul_up", ()] == 1
+    assert found["fleetmesh_consul_stale_seconds", labels(watch="leaf:web")] == 61
+    assert found["fleetmesh_consul_stale_seconds", labels(watch="roots")] == 0
+    assert found["fleetmesh_certificate_renewal", labels(service="web")] == 1
+    assert found["fleetmesh_certificate_served", labels(service="web")] == 1
+    assert found["fleetmesh_certificate_served", labels(service="api")] == 0
     assert found["fleetmesh_worker_restarts_total", ()] == 1
     assert found["fleetmesh_capture_applied", ()] == 0
 

@@ -31,6 +31,26 @@ def test_every_root_of_a_rotation_is_trusted() -> None:
     assert len(context.get_ca_certs()) == 2
 
 
+@pytest.mark.parametrize(
+    ("offered", "agreed"),
+    [((), None), (("a", "b"), "b"), (("http/1.1",), "http/1.1"), (("c",), None)],
+)
+def test_nothing_is_offered_unasked_and_no_overlap_is_no_failure(
+    offered: tuple[str, ...], agreed: str | None
+) -> None:
+    leaf, roots = AUTHORITY.leaf("api"), [AUTHORITY.root]
+    one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context(roots, leaf, *offered).wrap_bio(one, other)
+    server = server_context(roots, leaf, "b").wrap_bio(other, one, server_side=True)
+    for side in (client, server, client, server):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+    assert client.version() == "TLSv1.3"
+    assert client.selected_alpn_protocol() == server.selected_alpn_protocol() == agreed
+
+
 def test_what_is_of_no_use_is_told_without_the_key() -> None:
     leaf, other = AUTHORITY.leaf("api"), AUTHORITY.leaf("web")
     for roots, wrong in (

@@ -35,7 +35,7 @@ async def followed(
     async def changed(answer: Answer[str]) -> None:
         folded.append(answer.value)
 
-    def failed(error: ConsulError | None) -> None:
+    def failed(error: ConsulError | None, age: float) -> None:
         noted.append(str(error) if error else "")
 
     monkeypatch.setattr(watch, "FIRST_BACKOFF", 0.001)
@@ -95,3 +95,30 @@ async def test_server_that_always_returns_at_once_is_held_to_a_rate(
     pauses = [seconds for seconds in slept if seconds < 1000]
     assert len(pauses) == 3
     assert pauses[-1] == pytest.approx(3 / watch.RATE, abs=0.1)
+
+
+async def test_answer_from_memory_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by blocking: an agent whose servers are back would keep that question for minutes."""
+    monkeypatch.setattr(watch, "AGED_PAUSE", 0.001)
+    ages = [90.0, 96.0, 0.0]
+    asked: list[int] = []
+    told: list[float] = []
+    done = asyncio.Event()
+
+    async def query(index: int) -> Answer[str]:
+        asked.append(index)
+        if not ages:
+            done.set()
+            await asyncio.sleep(3600)
+        return Answer("a", 7, age=ages.pop(0))
+
+    async def changed(answer: Answer[str]) -> None:
+        pass
+
+    following = asyncio.ensure_future(
+        watch.follow(query, changed, lambda error, age: told.append(age))
+    )
+    await asyncio.wait_for(done.wait(), 5)
+    following.cancel()
+    assert asked == [0, 0, 0, 7]
+    assert told == [90.0, 96.0, 0.0]

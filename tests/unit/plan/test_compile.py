@@ -16,7 +16,8 @@ from fleetmesh.plan.answers import (
     Roots,
 )
 from fleetmesh.plan.chain import InstanceQuery
-from fleetmesh.plan.compile import Compiled, compile_snapshot
+from fleetmesh.plan.chain_answer import Subset
+from fleetmesh.plan.compile import Compiled, compile_snapshot, owner
 from fleetmesh.plan.defaults import (
     ServiceDefaults,
     UpstreamConfig,
@@ -24,6 +25,7 @@ from fleetmesh.plan.defaults import (
     UpstreamLimits,
 )
 from fleetmesh.plan.observed import Observed
+from fleetmesh.plan.subsets import ServiceResolver
 from fleetmesh.settings import ServiceSettings, Settings
 
 SETTINGS = Settings(address="10.0.0.1", services=(ServiceSettings(name="web", port=8080),))
@@ -104,6 +106,13 @@ def test_protocols_newer_than_http_are_carried_as_tcp(protocol: str, served: str
     assert api(observed(instance(), chains=chains)).protocol == served
 
 
+def test_only_sidecars_of_fleetmesh_are_offered_to_share_connections() -> None:
+    """Others may take the protocol that TLS agrees on for the one that follows."""
+    assert not endpoint(instance()).shares
+    assert not endpoint(instance(Meta={"managed-by": "hand"})).shares
+    assert endpoint(instance(Meta={"managed-by": "fleetmesh"})).shares
+
+
 AUTO = {"Meta": {"fleetmesh-protocol": "auto"}}
 
 
@@ -169,6 +178,24 @@ def test_silent_consul_agent_takes_no_service_down(
     """Its instances get nothing while others are left, and go on where none are."""
     endpoints = api(observed(*instances)).target.endpoints
     assert [e.health.value for e in endpoints] == healths
+
+
+@pytest.mark.parametrize(
+    ("check", "health"),
+    [
+        (Check("critical", "c", type="tcp"), "warning"),
+        (Check("critical", "c", type="alias"), "warning"),
+        (Check("critical", "c", type="tcp", output="connection refused"), "critical"),
+        (Check("critical", "c", type="ttl"), "critical"),
+        (Check("critical", "_service_maintenance:api", type="maintenance"), "critical"),
+        (Check("maintenance", "c"), "critical"),
+    ],
+)
+def test_checks_that_were_not_made_yet_take_no_service_down(check: Check, health: str) -> None:
+    """A Consul agent that was restarted says critical until it has looked; what others report, and
+    what a look has found, counts."""
+    endpoints = api(observed(replace(instance(), checks=[check]))).target.endpoints
+    assert [e.health.value for e in endpoints] == [health]
 
 
 def test_address_of_the_service_wins_over_the_nodes() -> None:
@@ -424,3 +451,52 @@ def test_equal_observations_compile_to_equal_snapshots() -> None:
     one, two = instance(number=1, Meta={"a": "1", "b": "2"}), instance(number=2)
     swapped = instance(number=1, Meta={"b": "2", "a": "1"})
     assert api(observed(one, two)) == api(observed(two, swapped))
+
+
+def test_an_address_belongs_to_the_first_service_by_name() -> None:
+    one = instance()
+    assert one.service.proxy is not None
+    here = (one.service.address or one.node.address, one.service.proxy.local_port)
+    other = replace(
+        one, service=replace(one.service, proxy=replace(one.service.proxy, destination="a"))
+    )
+    assert owner((one,), here) == one.service.proxy.destination
+    assert owner((one, other), here) == "a"
+    assert owner((one,), (here[0], here[1] + 1)) is None
+    assert owner((), here) is None
+
+
+def test_a_subset_is_an_upstream_of_its_own() -> None:
+    key, query = "v2.api.default.dc1", InstanceQuery("api", "", "Service.Meta.v == 2")
+    seen = observed(
+        wanted=frozenset({"api", key, "v3.api.default.dc1"}),
+        resolvers=(
+            ServiceResolver(name="api", subsets={"v2": Subset(filter="Service.Meta.v == 2")}),
+        ),
+        instances={InstanceQuery("api"): (instance(), instance(number=2)), query: (instance(),)},
+        virtual={key: ("248.0.0.9",)},
+    )
+    upstreams = {one.service: one for one in compiled(seen).snapshot.upstreams}
+    assert upstreams.keys() == {"api", key}
+    subset = upstreams[key]
+    assert (subset.virtual_addresses, subset.destinations) == (("248.0.0.9",), ())
+    assert (subset.target.service, subset.target.subset) == ("api", "v2")
+    assert subset.target.sni.lower() == f"v2.api.default.dc1.internal.{TRUST}"
+    assert subset.target.spiffe_id == upstreams["api"].target.spiffe_id
+    assert len(subset.target.endpoints) == 1
+    assert len(upstreams["api"].target.endpoints) == 2
+
+
+def test_a_service_of_another_datacenter_is_an_upstream_of_its_own() -> None:
+    key = "api.default.dc2"
+    there = replace(chain("api", Datacenter="dc2", SNI=""), datacenter="dc2")
+    seen = observed(
+        catalog=frozenset(),
+        wanted=frozenset({key}),
+        chains={key: there},
+        instances={InstanceQuery("api", "dc2"): (instance(),)},
+    )
+    (upstream,) = compiled(seen).snapshot.upstreams
+    assert upstream.service == key
+    assert str(upstream.target.spiffe_id) == f"spiffe://{TRUST}/ns/default/dc/dc2/svc/api"
+    assert len(upstream.target.endpoints) == 1

@@ -143,6 +143,33 @@ def test_weights_are_hundredths_and_a_missing_one_is_none() -> None:
     assert found.target.id == "v3"
 
 
+@pytest.mark.parametrize(
+    ("given", "weights"),
+    [
+        ((33.336, 33.336, 33.328), (3333, 3334, 3333)),
+        ((49.994, 49.994, 0.012), (5000, 4999, 1)),
+        ((100.0, 0.004, 0.0), (10000, 0, 0)),
+    ],
+)
+def test_nested_weights_that_are_no_hundredths_make_a_whole(
+    given: tuple[float, ...], weights: tuple[int, ...]
+) -> None:
+    """As Consul flattens nested splitters: the greatest share bears what rounding does."""
+    splits = [{"Weight": share, "NextNode": f"v{at}"} for at, share in enumerate(given, 1)]
+    found = routed(start="s", s=splits).default
+    assert tuple(split.weight for split in found.splits) == weights
+    assert sum(weights) == 10000
+    (route,) = routed({"Definition": {}, "NextNode": "s"}, s=splits).routes
+    assert tuple(split.weight for split in route.splits) == weights
+
+
+def test_weights_that_are_no_whole_stay_a_fault() -> None:
+    splits = [{"Weight": 50, "NextNode": "v1"}, {"Weight": 40, "NextNode": "v2"}]
+    found = routed({"Definition": {}, "NextNode": "s"}, s=splits)
+    assert found.routes[0].splits == ()
+    assert "the weights make 9000" in str(found.problems[0])
+
+
 def test_prefix_rewrite_of_every_path() -> None:
     (route,) = routed(rule("v2", {"PrefixRewrite": "/v2/"}, PathPrefix="/")).routes
     assert (route.match.path_prefix, route.prefix_rewrite) == ("/", "/v2/")

@@ -31,6 +31,8 @@ class FakeConsul:
     """`old` refuses modes as 1.8 does, `refused` are ids that it will not take, `gone` answers
     nothing."""
 
+    token = None
+
     def __init__(self) -> None:
         self.bodies: dict[str, dict[str, Any]] = {}
         self.writes: list[str] = []

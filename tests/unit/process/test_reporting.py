@@ -6,9 +6,10 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Mode, Snapshot
+from fleetmesh.model.status import HandshakeStatus
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.plan.ports import Allocation
-from fleetmesh.process.reporting import SENTENCE_LENGTH, sentence, service_status
+from fleetmesh.process.reporting import SENTENCE_LENGTH, renewals, sentence, service_status
 from fleetmesh.settings import ServiceSettings
 
 LEAF = Leaf("0a", 1000.0, 2000.0, "CHAIN", "KEY")
@@ -65,3 +66,19 @@ def test_sentence_is_one_short_line() -> None:
     text = sentence(SNAPSHOT, 3, [Problem("x", "one\ntwo" * 200)], "", "applied")
     assert "\n" not in text
     assert len(text) <= SENTENCE_LENGTH
+
+
+def test_renewal_is_judged_by_who_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1600.0)
+    assert renewals(SNAPSHOT, set(), {}) == {"web": 0}
+    assert renewals(SNAPSHOT, {"web"}, {}) == {"web": 1}
+    assert renewals(None, set(), {}) == {}
+
+
+def test_renewal_is_judged_by_what_peers_get(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh certificate that was fetched is of no use while an old one is served."""
+    monkeypatch.setattr("time.time", lambda: 1100.0)
+    old = HandshakeStatus(1.0, "09", seconds_left=20.0, life=1000.0, wrong_for=5.0)
+    assert renewals(SNAPSHOT, set(), {"web": old}) == {"web": 2}
+    failed = HandshakeStatus(1.0, wrong_for=5.0, error="closed")
+    assert renewals(SNAPSHOT, set(), {"web": failed}) == {"web": 0}

@@ -67,6 +67,23 @@ async def test_publication_is_applied_by_every_worker() -> None:
         assert supervisor.serving
 
 
+async def test_a_workers_question_waits_until_somebody_can_answer_it() -> None:
+    """As at a start, when workers serve before there is anything that speaks with Consul."""
+    asked = []
+
+    async def resolver(address: str, port: int) -> None:
+        asked.append((address, port))
+
+    async with supervised() as supervisor:
+        await supervisor.publish(publication(1, b"ask"))
+        assert opened(await supervisor.collect())[0] == 0
+        supervisor.resolve_with(resolver)
+        async with asyncio.timeout(10):
+            while opened(await supervisor.collect())[0] == 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert asked == [("10.0.0.9", 8000)]
+
+
 async def test_access_records_of_all_workers_are_in_the_order_of_time() -> None:
     """The newest of all, however they are spread."""
     async with supervised(2) as supervisor:

@@ -15,6 +15,7 @@ from tests.support.worker import local_service, snapshot, upstream
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table, link
+from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.traffic import (
     Balancing,
     FieldChanges,
@@ -259,3 +260,13 @@ def test_limits_change_on_lanes_that_are_there() -> None:
     assert (lane.pool.max_connections, lane.pool.max_requests, lane.pool.max_pending) == (4, 2, 3)
     serving.publish()
     assert (lane.pool.max_connections, lane.pool.max_requests, lane.pool.max_pending) == (0, 0, 0)
+
+
+def test_an_upstream_that_was_let_go_cuts_no_connection() -> None:
+    """What is open goes on; only a new way there is none."""
+    serving = Serving()
+    site = serving.site()
+    assert port(site.lane(())) == 1
+    serving.table = link(snapshot(AUTHORITY, (WEB,), ()), 2, serving.table, 0)
+    assert site.recheck()
+    assert site.lane(()) is Refusal.UNKNOWN_DESTINATION

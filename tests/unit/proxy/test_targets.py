@@ -42,6 +42,7 @@ from fleetmesh.model.traffic import (
 from fleetmesh.proxy import listener
 from fleetmesh.proxy.listener import OutboundArrival
 from fleetmesh.proxy.site import OutboundSite, Site
+from fleetmesh.settings import HttpSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -182,6 +183,8 @@ class Captured:
 
     def __init__(self, table: Table) -> None:
         self.table = table
+        self.questions = None
+        self.http = HttpSettings()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("10.0.0.9", 40000) if name == "peername" else default

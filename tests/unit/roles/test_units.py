@@ -18,6 +18,7 @@ UNITS = (
     "fleetmesh-admin.socket",
     "fleetmesh-metrics.socket",
 )
+TOKEN = "2b778dd9-f5f1-6f29-b4b4-9a5fa948757a"
 RENDER = """
 - hosts: localhost
   gather_facts: false
@@ -59,6 +60,7 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "out": out,
         "ansible_python_interpreter": sys.executable,
         "fleetmesh_agent_address": "192.0.2.1",
+        "fleetmesh_agent_consul_token": TOKEN,
         "fleetmesh_agent_home": base / "home",
         "consul_binary": program,
     }
@@ -112,6 +114,14 @@ def test_agent_survives_what_it_promises(units: Path) -> None:
     ):
         assert f"\n{line}\n" in text
     assert "CAP_" not in text.replace("CAP_NET_ADMIN", "")
+
+
+def test_the_token_is_a_credential_that_a_reload_replaces(units: Path) -> None:
+    """systemd reads it as root; the reload helper is root too, but no more than that."""
+    text = (units / "fleetmesh-agent.service").read_text()
+    assert "\nLoadCredential=consul-token:/etc/fleetmesh/consul.token\n" in text
+    assert re.search(r"^ExecReload=!\S+/bin/fleetmesh reload$", text, re.MULTILINE)
+    assert TOKEN not in text
 
 
 def test_sockets_carry_the_names_that_the_agent_takes(units: Path) -> None:

@@ -32,6 +32,7 @@ STRUCTS = (
     settings.Settings,
     settings.ConsulSettings,
     settings.CaptureSettings,
+    settings.DnsSettings,
     settings.Ports,
     settings.HttpSettings,
     settings.TcpSettings,
@@ -39,6 +40,7 @@ STRUCTS = (
     settings.OutlierSettings,
     settings.TracingSettings,
     settings.AccessLogSettings,
+    settings.OnDemandSettings,
     settings.ServiceSettings,
 )
 DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE, SLOW_START)

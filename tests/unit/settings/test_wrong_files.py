@@ -105,6 +105,23 @@ AGENT = [
     ),
     agent("a misspelt key", "workerz: 2", '2: workerz: is not known here. Did you mean "workers"?'),
     agent(
+        "a socket of Consul's without a path",
+        "consul:\n  address: unix://run",
+        '3: consul.address: "unix://run" does not name a Unix socket. '
+        "Write unix:///run/consul/consul.sock",
+    ),
+    agent(
+        "a client certificate without its key",
+        "consul:\n  address: https://127.0.0.1:8501\n  cert_file: /etc/c.pem",
+        "4: consul.cert_file: is set without key_file. A client certificate needs both files",
+    ),
+    agent(
+        "CAs for http",
+        "consul:\n  ca_file: /etc/ca.pem",
+        "3: consul.ca_file: is set while consul.address is http://127.0.0.1:8500. "
+        "Write https:// there, or remove the file",
+    ),
+    agent(
         "a misspelt inner key",
         "consul:\n  adress: http://127.0.0.1:8500",
         '3: consul.adress: is not known here. Did you mean "address"?',
@@ -244,9 +261,9 @@ AGENT = [
         "services in agent.yaml",
         "services: []",
         "2: services: is not known here. Known keys: address, address6, workers, on_stop, "
-        "mesh_destinations_only, drain_timeout, log_level, metrics_address, admin_socket, "
-        "state_dir, consul, capture, ports, http, tcp, upstream, "
-        "tracing, access_log",
+        "mesh_destinations_only, without_sidecar, drain_timeout, log_level, metrics_address, "
+        "admin_socket, state_dir, consul, capture, dns, ports, http, tcp, upstream, "
+        "tracing, access_log, on_demand",
     ),
     agent("a number for a section", "http: 5", "2: http: must hold key: value lines"),
 ]

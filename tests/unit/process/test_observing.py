@@ -1,0 +1,97 @@
+"""What becomes of instances that are gone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.support.answers import instance
+
+from fleetmesh.edge.consul import Answer
+from fleetmesh.plan import vanished
+from fleetmesh.plan.answers import Instance
+from fleetmesh.plan.chain import InstanceQuery
+from fleetmesh.plan.observed import Observed
+from fleetmesh.process import observing
+from fleetmesh.process.observing import Observer
+from fleetmesh.settings import Settings
+
+API, V1, FAR = InstanceQuery("api"), InstanceQuery("api", filter="v1"), InstanceQuery("api", "dc2")
+ONE = 0.1
+
+
+class Consul:
+    """Has for each question the answers in their order, the last for ever."""
+
+    def __init__(self, answers: dict[InstanceQuery, list[Answer[tuple[Instance, ...]]]]) -> None:
+        self.answers = answers
+        self.asked: list[InstanceQuery] = []
+
+    async def instances(self, query: InstanceQuery) -> Answer[tuple[Instance, ...]]:
+        self.asked.append(query)
+        left = self.answers[query]
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    async def check_token(self) -> None:
+        """It is well."""
+
+
+@pytest.fixture
+def consul(monkeypatch: pytest.MonkeyPatch) -> Consul:
+    monkeypatch.setattr(observing, "ONE", ONE)
+    monkeypatch.setattr(vanished, "ONE", ONE)
+    return Consul({})
+
+
+def folded(consul: Consul, *news: tuple[InstanceQuery, Answer[Any]]) -> Observed:
+    """What is known of api when all of `news` came at once; every question had an instance."""
+
+    async def run() -> Observed:
+        client: Any = consul
+        observer = Observer(client, Settings(address="10.0.0.1"), lambda: None, lambda: None)
+        observer.observed = Observed(instances={q: (instance(),) for q in (API, V1, FAR)})
+        observer._adjust = lambda: None  # type: ignore[method-assign]
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(observer._instances(*one) for one in news))
+        return observer.observed
+
+    return asyncio.run(run())
+
+
+NOTHING: Answer[tuple[Instance, ...]] = Answer((), 2)
+THERE: Answer[tuple[Instance, ...]] = Answer((instance(),), 3)
+REFUSED: Answer[tuple[Instance, ...]] = Answer((), 1, refusal="No path to datacenter")
+
+
+def test_the_last_instance_is_believed_to_be_gone_at_the_second_look(consul: Consul) -> None:
+    consul.answers = {API: [NOTHING]}
+    assert folded(consul, (API, NOTHING)).instances[API] == ()
+    assert consul.asked[0] == API
+
+
+def test_what_is_there_again_was_never_gone(consul: Consul) -> None:
+    consul.answers = {API: [THERE]}
+    assert folded(consul, (API, NOTHING)).instances[API] == THERE.value
+
+
+def test_a_subset_whose_service_is_there_is_believed_at_once(consul: Consul) -> None:
+    """Its instances have changed their meta; nothing has been lost."""
+    consul.answers = {API: [THERE]}
+    assert folded(consul, (V1, NOTHING)).instances[V1] == ()
+    assert consul.asked == [API]
+
+
+def test_each_question_is_doubted_for_itself(consul: Consul) -> None:
+    """A datacenter that still answers does not keep alive what is gone from another one."""
+    consul.answers = {API: [NOTHING]}
+    found = folded(consul, (API, NOTHING), (FAR, THERE))
+    assert (found.instances[API], found.instances[FAR]) == ((), THERE.value)
+
+
+def test_what_consul_refuses_stays_as_it_was_known(consul: Consul) -> None:
+    found = folded(consul, (FAR, REFUSED))
+    assert found.instances[FAR] == (instance(),)
+    assert found.refusals == {FAR: REFUSED.refusal}
+    consul.answers = {FAR: [REFUSED]}
+    assert folded(consul, (FAR, NOTHING)).instances[FAR] == (instance(),)
