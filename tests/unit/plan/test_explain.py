@@ -94,6 +94,8 @@ def explained(
 class Plane:
     """What sites ask of a worker."""
 
+    now = 0.0
+
     def __init__(self, table: Table, draw: Callable[[], int]) -> None:
         self.table = table
         self.draw = draw

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from tests.support.app import Scripted
 from tests.support.ca import Authority, spiffe
 from tests.support.mesh import Mesh, Streams, mesh
@@ -35,7 +36,7 @@ from tests.support.worker import (
 from fleetmesh.edge.ipc import Applied, Listener, ListenerKind, Publish
 from fleetmesh.edge.tls import client_context, server_context
 from fleetmesh.model.report import Direction, Report
-from fleetmesh.model.traffic import Protocol
+from fleetmesh.model.traffic import Balancing, Protocol
 from fleetmesh.settings import HttpSettings, TcpSettings, WorkerSettings
 
 REQUEST = b"GET /any HTTP/1.1\r\nHost: api\r\n\r\n"
@@ -336,13 +337,15 @@ async def test_endpoints_are_used_in_turn_and_dead_ones_are_passed_over() -> Non
     dead, out = listening(), listening()
     dead_port = port_of(dead)
     dead.close()
+    api = upstream("api", *map(port_of, sides), dead_port)
+    in_turn = replace(api.target, balancing=Balancing("round_robin"))
     what = snapshot(
         authority,
         (
             local_service("web", 1, authority.leaf("web")),
             local_service("api", port, authority.leaf("api")),
         ),
-        (upstream("api", *map(port_of, sides), dead_port),),
+        (replace(api, target=in_turn),),
     )
     async with WorkerProcess() as caller, WorkerProcess() as one, WorkerProcess() as two:
         await caller.publish(what, {outbound("web", "api"): out})
