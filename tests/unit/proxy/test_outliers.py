@@ -126,8 +126,7 @@ async def test_one_that_refuses_connections_is_never_noticed(policy: str) -> Non
         statuses, _ = await running.ask(800)
         assert statuses == [200] * 800
         assert (await running.ejections())[1] in ((), (Ejected("api", "node0/api", "unanswered"),))
-        if policy == "":
-            assert running.instances[1].asked == pytest.approx(266, rel=0.35)
+        assert min(one.asked for one in running.instances[1:]) > 80
 
 
 @pytest.mark.parametrize("policy", ["", "least_request", "round_robin"])
