@@ -9,27 +9,18 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Protocol, Target, Upstream
-from fleetmesh.plan.addresses import addresses
-from fleetmesh.plan.adoption import is_ours
+from fleetmesh.model.traffic import Protocol, Target, Upstream
+from fleetmesh.plan.addresses import Destination, destinations_of
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
 from fleetmesh.plan.defaults import Calls, Defaults
+from fleetmesh.plan.endpoints import endpoints
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
 from fleetmesh.plan.observed import Observed, callable_services, called, chain_of
 from fleetmesh.plan.outsiders import outsiders
-from fleetmesh.plan.registration import declared_meta, declares_auto
+from fleetmesh.plan.registration import declares_auto
 from fleetmesh.plan.routing import routing
 from fleetmesh.settings import ServiceSettings, Settings, WithoutSidecar
-
-NODE_CHECK = "serfHealth"
-EXAMINING = frozenset({"tcp", "http", "grpc", "h2ping", "udp", "docker", "script", "alias"})
-"""Types of checks that the Consul agent makes by itself: not ttl, which others report, and not
-maintenance."""
-MAX_WEIGHT = 128
-"""As Consul clamps for Envoy."""
-
-Destination = tuple[str, int]
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -167,7 +158,7 @@ def _upstreams(
         chain = observed.chains.get(name)
         if not own or chain is None:
             continue
-        destinations = _destinations(own)
+        destinations = destinations_of(own)
         for destination in destinations:
             owner = owners.setdefault(destination, name)
             if owner != name:
@@ -267,14 +258,6 @@ def _target(
     resolution: Resolution, instances: tuple[Instance, ...], trust_domain: str, calls: Calls
 ) -> Target:
     service, datacenter = resolution.service, resolution.datacenter
-    endpoints = [
-        _endpoint(instance, resolution.only_passing, resolution.wide) for instance in instances
-    ]
-    if all(endpoint.health is Health.CRITICAL for endpoint in endpoints):
-        endpoints = [
-            replace(endpoint, health=Health.WARNING) if _nobody_looked(instance) else endpoint
-            for instance, endpoint in zip(instances, endpoints, strict=True)
-        ]
     timeout = calls.connect_timeout
     named = f"{resolution.subset}.{service}" if resolution.subset else service
     return Target(
@@ -283,7 +266,7 @@ def _target(
         datacenter=datacenter,
         sni=resolution.sni or f"{named}.default.{datacenter}.internal.{trust_domain}",
         spiffe_id=SpiffeId(trust_domain.lower(), datacenter, service),
-        endpoints=tuple(sorted(endpoints, key=lambda endpoint: endpoint.id)),
+        endpoints=endpoints(instances, only_passing=resolution.only_passing, wide=resolution.wide),
         connect_timeout=resolution.connect_timeout if timeout is None else timeout,
         subset=resolution.subset,
         failover=resolution.failover,
@@ -291,71 +274,3 @@ def _target(
         limits=calls.limits,
         passive_health=calls.passive_health,
     )
-
-
-def _nobody_looked(instance: Instance) -> bool:
-    """Whether all that speaks against an instance is that its host's Consul agent is gone, or has
-    just come back and not made its checks yet: they are critical without output until then. That
-    says little of the service: where nothing better is left, its last known state stands."""
-    checks = instance.checks or ()
-    critical = [check for check in checks if check.status in {"critical", "maintenance"}]
-    return bool(critical) and all(
-        check.id == NODE_CHECK or (check.type in EXAMINING and not check.output)
-        for check in critical
-    )
-
-
-def _endpoint(instance: Instance, only_passing: bool, wide: bool) -> Endpoint:
-    """Critical, too, when the weight for its health is below one: it gets no traffic."""
-    node, service = instance.node, instance.service
-    statuses = {check.status for check in instance.checks or ()}
-    health, weight = Health.PASSING, service.weights.passing
-    if "critical" in statuses or "maintenance" in statuses:
-        health = Health.CRITICAL
-    elif "warning" in statuses:
-        health, weight = Health.WARNING, service.weights.warning
-    if weight < 1 or (only_passing and health is Health.WARNING):
-        health = Health.CRITICAL
-    tagged = service.tagged_addresses or {}
-    address, port = _wide_address(instance) if wide else (service.address or node.address, 0)
-    address6 = tagged["lan_ipv6"].address if "lan_ipv6" in tagged else None
-    return Endpoint(
-        id=f"{node.name}/{service.id}",
-        address=address,
-        port=port or service.port,
-        address6=None if wide else address6 or None,
-        weight=min(max(weight, 1), MAX_WEIGHT),
-        health=health,
-        meta=declared_meta(service.meta or {}),
-        shares=is_ours(service),
-    )
-
-
-def _wide_address(instance: Instance) -> tuple[str, int]:
-    """Where other datacenters reach an instance; port 0 is its usual one."""
-    node, service = instance.node, instance.service
-    tagged = (service.tagged_addresses or {}).get("wan")
-    if tagged is not None and tagged.address:
-        return tagged.address, tagged.port
-    return service.address or (node.tagged_addresses or {}).get("wan") or node.address, 0
-
-
-def _destinations(instances: tuple[Instance, ...]) -> tuple[Destination, ...]:
-    """Every address of an instance with its application's port, and its virtual address."""
-    found: set[Destination] = set()
-    for instance in instances:
-        proxy = instance.service.proxy
-        if proxy is not None and proxy.local_port:
-            found.update((address, proxy.local_port) for address in addresses(instance))
-    return tuple(sorted(found))
-
-
-def owner(instances: tuple[Instance, ...], destination: Destination) -> str | None:
-    """The service that `destination` belongs to among sidecars of any services: the first by
-    name, as in a snapshot."""
-    found = {
-        instance.service.proxy.destination
-        for instance in instances
-        if instance.service.proxy is not None and destination in _destinations((instance,))
-    }
-    return min(found - {""}, default=None)

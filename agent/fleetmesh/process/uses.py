@@ -11,8 +11,8 @@ from fleetmesh.edge.consul import ConsulError
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import Direction, Report
 from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.plan.addresses import owner
 from fleetmesh.plan.answers import Instance
-from fleetmesh.plan.compile import owner
 from fleetmesh.plan.observed import (
     Observed,
     WatchInstances,

@@ -8,6 +8,7 @@ from tests.support.answers import NOON, TRUST, chain, instance, leaf
 
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Limits, PassiveHealth, Protocol, Upstream
+from fleetmesh.plan.addresses import owner
 from fleetmesh.plan.answers import (
     Check,
     Instance,
@@ -17,7 +18,7 @@ from fleetmesh.plan.answers import (
 )
 from fleetmesh.plan.chain import InstanceQuery
 from fleetmesh.plan.chain_answer import Subset
-from fleetmesh.plan.compile import Compiled, compile_snapshot, owner
+from fleetmesh.plan.compile import Compiled, compile_snapshot
 from fleetmesh.plan.defaults import (
     ServiceDefaults,
     UpstreamConfig,
