@@ -12,6 +12,7 @@ import time
 
 from msgspec.structs import replace
 
+from fleetmesh.edge.ipc import Listener
 from fleetmesh.model import snapshot as snapshots
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
@@ -72,7 +73,7 @@ class Front:
             Publication(
                 self.generation,
                 snapshots.encode(snapshot),
-                self.sockets.listeners,
+                self._listeners(),
                 self.sockets.sockets,
             )
         )
@@ -93,6 +94,12 @@ class Front:
             },
         )
         return [Problem("workers", failure) for failure in failures]
+
+    def _listeners(self) -> tuple[Listener, ...]:
+        """Those of services that are gone are still open while settings are taken over."""
+        wanted = wanted_listeners(self.ports, self.settings.ports.plain)
+        names = {one.listener.name for one in wanted}
+        return tuple(one for one in self.sockets.listeners if one.name in names)
 
     def try_listeners(self, settings: Settings, ports: Allocation) -> list[Problem]:
         """Open the listeners of new settings beside those of the old; when some cannot be had,
