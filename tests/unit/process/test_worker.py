@@ -514,7 +514,8 @@ async def test_a_worker_holds_no_capability() -> None:
 async def test_a_worker_opens_as_many_files_as_it_may() -> None:
     """A soft limit that a shell left is raised to the hard one."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    soft = descriptors(os.getpid()) + 64
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
     try:
         async with WorkerProcess() as worker:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
