@@ -30,6 +30,10 @@ def endpoints(
     return tuple(sorted(found, key=lambda endpoint: endpoint.id))
 
 
+def endpoint_id(instance: Instance) -> str:
+    return f"{instance.node.name}/{instance.service.id}"
+
+
 def _nobody_looked(instance: Instance) -> bool:
     """Whether all that speaks against an instance is that its host's Consul agent is gone, or has
     just come back and not made its checks yet: they are critical without output until then. That
@@ -57,7 +61,7 @@ def _endpoint(instance: Instance, only_passing: bool, wide: bool) -> Endpoint:
     address, port = _wide_address(instance) if wide else (service.address or node.address, 0)
     address6 = tagged["lan_ipv6"].address if "lan_ipv6" in tagged else None
     return Endpoint(
-        id=f"{node.name}/{service.id}",
+        id=endpoint_id(instance),
         address=address,
         port=port or service.port,
         address6=None if wide else address6 or None,

@@ -12,6 +12,7 @@ import msgspec
 
 from fleetmesh.core.detect import SERVER_FIRST_PORTS
 from fleetmesh.core.request import RequestHead
+from fleetmesh.core.route_rules import WHOLE
 from fleetmesh.core.table import LocalEntry, Table, UpstreamEntry, link
 from fleetmesh.core.way import Way
 from fleetmesh.model.explanation import (
@@ -35,8 +36,6 @@ from fleetmesh.plan.leg import Legs
 from fleetmesh.plan.observed import Observed
 from fleetmesh.plan.outs import Reasons, reasons
 from fleetmesh.settings import HttpSettings, UpstreamSettings
-
-WHOLE = 10000
 
 
 class Knowledge(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from fleetmesh.balance import DEFAULT
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.retry import Policy
+from fleetmesh.core.route_rules import WHOLE
 from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, Way
@@ -25,7 +26,6 @@ from fleetmesh.plan.callee import Callees
 from fleetmesh.plan.outs import Reasons, state
 from fleetmesh.settings import HttpSettings
 
-WHOLE = 10000
 CALLER = "192.0.2.1:1"
 """Stands for the address of the application's connection, which nobody knows beforehand."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fleetmesh.core.retry import Policy
+from fleetmesh.core.route_rules import WHOLE
 from fleetmesh.core.table import link
 from fleetmesh.core.way import Way
 from fleetmesh.model.explanation import Endpoints, EndpointState, Routes, RouteState
@@ -12,7 +13,7 @@ from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import FieldChanges, Match, Route, Split, Upstream
 from fleetmesh.plan.criteria import words
-from fleetmesh.plan.explain import WHOLE, Knowledge, entry_of
+from fleetmesh.plan.explain import Knowledge, entry_of
 from fleetmesh.plan.leg import changed, retried, target_state
 from fleetmesh.plan.outs import others, reasons
 

@@ -12,6 +12,7 @@ from fleetmesh.model.report import Ejected
 from fleetmesh.model.traffic import Endpoint, Health
 from fleetmesh.plan.answers import Chain, Instance
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
+from fleetmesh.plan.endpoints import endpoint_id
 from fleetmesh.plan.observed import Observed
 
 UNFIT = frozenset({"critical", "maintenance"})
@@ -108,10 +109,6 @@ def without_sidecar(observed: Observed, plain: Iterable[Instance]) -> Iterator[I
         if instance.service.kind or (instance.node.name, instance.service.id) in before:
             continue
         yield instance
-
-
-def endpoint_id(instance: Instance) -> str:
-    return f"{instance.node.name}/{instance.service.id}"
 
 
 def _filter(resolution: Resolution) -> str:

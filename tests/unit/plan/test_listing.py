@@ -22,9 +22,10 @@ from fleetmesh.plan import listing
 from fleetmesh.plan.answers import Instance, Root, Roots
 from fleetmesh.plan.chain import InstanceQuery
 from fleetmesh.plan.compile import Compiled, compile_snapshot
+from fleetmesh.plan.endpoints import endpoint_id
 from fleetmesh.plan.explain import Knowledge
 from fleetmesh.plan.observed import Observed
-from fleetmesh.plan.outs import endpoint_id, reasons
+from fleetmesh.plan.outs import reasons
 from fleetmesh.settings import ServiceSettings, Settings
 
 FILTER = 'Service.Meta.v == "1"'
