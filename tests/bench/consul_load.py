@@ -21,7 +21,8 @@ from typing import Any
 
 from tests.support.consul import ConsulServer, running_consul
 
-from fleetmesh.edge.consul import Answer, ConsulClient
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.consul_http import Answer
 from fleetmesh.edge.watch import follow
 from fleetmesh.plan.chain import InstanceQuery
 

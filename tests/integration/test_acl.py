@@ -14,7 +14,8 @@ from tests.support.agent import agent, inside
 from tests.support.consul import ConsulServer, running_consul
 from tests.support.netns import netns
 
-from fleetmesh.edge.consul import ConsulClient, ConsulError
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.plan.acl import VIRTUAL_IPS, Rule, missing, policy, rules
 
 pytestmark = [

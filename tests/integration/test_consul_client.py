@@ -10,7 +10,8 @@ import pytest
 from tests.support.consul import ConsulServer, free_ports
 
 from fleetmesh.edge import consul
-from fleetmesh.edge.consul import ConsulClient, ConsulError
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.consul_http import ConsulError, ConsulHttp
 from fleetmesh.plan.chain import InstanceQuery
 
 pytestmark = pytest.mark.consul
@@ -151,7 +152,7 @@ async def test_defaults_that_may_not_be_read_are_none(
     async def refuse(*_args: object) -> None:
         raise refusals.pop(0)
 
-    monkeypatch.setattr(client, "_list", refuse)
+    monkeypatch.setattr(ConsulHttp, "rows", refuse)
     answer = await client.service_defaults()
     assert (answer.value, answer.refusal) == ((), "not that")
     with pytest.raises(ConsulError, match="broken"):

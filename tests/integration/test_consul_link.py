@@ -15,7 +15,8 @@ from tests.support.consul import ConsulServer, consul_binary, free_ports, runnin
 from tests.support.netns import netns
 
 from fleetmesh.edge import consul_link
-from fleetmesh.edge.consul import ConsulClient, ConsulError
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.edge.consul_probe import ConsulUnreachableError, probe
 from fleetmesh.settings import ConsulSettings
 

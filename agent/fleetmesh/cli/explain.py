@@ -269,7 +269,7 @@ class _Asked:
         return None
 
     def _of_consul(self, service: str, question: Callable[[Any], Any]) -> Any:
-        from fleetmesh.edge.consul import ConsulError
+        from fleetmesh.edge.consul_http import ConsulError
         from fleetmesh.edge.consul_link import UnfitError
         from fleetmesh.process import inquiry
         from fleetmesh.settings import Settings

@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from fleetmesh.edge.consul import Answer, ConsulError
+from fleetmesh.edge.consul_http import Answer, ConsulError
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from fleetmesh.edge.consul import ConsulClient, ConsulError
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.model.explanation import Endpoints, Explanation, Question, Routes
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import Ejected

@@ -10,7 +10,8 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from fleetmesh.edge import consul_link
-from fleetmesh.edge.consul import PROBE_DESTINATION, PROBE_SOURCE, ConsulClient, ConsulError
+from fleetmesh.edge.consul import PROBE_DESTINATION, PROBE_SOURCE, ConsulClient
+from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.answers import Roots

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec.structs import replace
 
-from fleetmesh.edge.consul import ConsulClient, ConsulError
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.edge.dns import DnsServer, Names
 from fleetmesh.edge.resolvers import Server
 from fleetmesh.model.problem import Problem

@@ -10,13 +10,8 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from fleetmesh.edge.consul import (
-    PROBE_DESTINATION,
-    PROBE_SOURCE,
-    Answer,
-    ConsulClient,
-    ConsulError,
-)
+from fleetmesh.edge.consul import PROBE_DESTINATION, PROBE_SOURCE, ConsulClient
+from fleetmesh.edge.consul_http import Answer, ConsulError
 from fleetmesh.edge.watch import MAX_BACKOFF, follow
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.status import WatchStatus

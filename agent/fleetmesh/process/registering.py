@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from fleetmesh.edge.consul import ConsulClient, ConsulError
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.model.problem import Problem
 from fleetmesh.plan.adoption import Adopted, adopt
 from fleetmesh.plan.reconcile import Action, Register, actions, stands_in_the_way

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 from typing import Protocol
 
-from fleetmesh.edge.consul import ConsulError
+from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import Direction, Report
 from fleetmesh.model.snapshot import Snapshot

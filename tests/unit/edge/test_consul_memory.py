@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from fleetmesh.edge.consul import Answer, ConsulClient
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.consul_http import Answer
 from fleetmesh.plan.chain import InstanceQuery
 
 OLD: dict[str, Any] = {

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from fleetmesh.edge import watch
-from fleetmesh.edge.consul import Answer, ConsulError
+from fleetmesh.edge.consul_http import Answer, ConsulError
 
 Step = tuple[int, str] | ConsulError
 """What the server does next: an index and a value, or an error."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.support.answers import instance
 
-from fleetmesh.edge.consul import Answer, ConsulError
+from fleetmesh.edge.consul_http import Answer, ConsulError
 from fleetmesh.plan import vanished
 from fleetmesh.plan.answers import Instance
 from fleetmesh.plan.chain import InstanceQuery

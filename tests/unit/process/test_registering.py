@@ -9,7 +9,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from fleetmesh.edge.consul import ConsulClient, ConsulError
+from fleetmesh.edge.consul import ConsulClient
+from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.plan.answers import AgentChecks, AgentServices, Check, ServiceInstance
 from fleetmesh.plan.ports import Allocation
 from fleetmesh.plan.registration import Wanted

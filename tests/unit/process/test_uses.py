@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 from tests.support.answers import chain, instance
 
-from fleetmesh.edge.consul import ConsulError
+from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.model.report import ConnectionCount, Direction, Report
 from fleetmesh.plan.answers import Instance
 from fleetmesh.plan.chain import InstanceQuery
