@@ -10,6 +10,8 @@ from fleetmesh.plan.answers import Instance
 from fleetmesh.plan.registration import declared_meta
 
 NODE_CHECK = "serfHealth"
+UNFIT = frozenset({"critical", "maintenance"})
+"""Statuses of checks."""
 EXAMINING = frozenset({"tcp", "http", "grpc", "h2ping", "udp", "docker", "script", "alias"})
 """Types of checks that the Consul agent makes by itself: not ttl, which others report, and not
 maintenance."""
@@ -34,12 +36,20 @@ def endpoint_id(instance: Instance) -> str:
     return f"{instance.node.name}/{instance.service.id}"
 
 
+def health_of(instance: Instance) -> Health:
+    """As the worst of its checks says."""
+    statuses = {check.status for check in instance.checks or ()}
+    if statuses & UNFIT:
+        return Health.CRITICAL
+    return Health.WARNING if "warning" in statuses else Health.PASSING
+
+
 def _nobody_looked(instance: Instance) -> bool:
     """Whether all that speaks against an instance is that its host's Consul agent is gone, or has
     just come back and not made its checks yet: they are critical without output until then. That
     says little of the service: where nothing better is left, its last known state stands."""
     checks = instance.checks or ()
-    critical = [check for check in checks if check.status in {"critical", "maintenance"}]
+    critical = [check for check in checks if check.status in UNFIT]
     return bool(critical) and all(
         check.id == NODE_CHECK or (check.type in EXAMINING and not check.output)
         for check in critical
@@ -49,12 +59,9 @@ def _nobody_looked(instance: Instance) -> bool:
 def _endpoint(instance: Instance, only_passing: bool, wide: bool) -> Endpoint:
     """Critical, too, when the weight for its health is below one: it gets no traffic."""
     node, service = instance.node, instance.service
-    statuses = {check.status for check in instance.checks or ()}
-    health, weight = Health.PASSING, service.weights.passing
-    if "critical" in statuses or "maintenance" in statuses:
-        health = Health.CRITICAL
-    elif "warning" in statuses:
-        health, weight = Health.WARNING, service.weights.warning
+    health, weight = health_of(instance), service.weights.passing
+    if health is Health.WARNING:
+        weight = service.weights.warning
     if weight < 1 or (only_passing and health is Health.WARNING):
         health = Health.CRITICAL
     tagged = service.tagged_addresses or {}

@@ -12,10 +12,8 @@ from fleetmesh.model.report import Ejected
 from fleetmesh.model.traffic import Endpoint, Health
 from fleetmesh.plan.answers import Chain, Instance
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
-from fleetmesh.plan.endpoints import endpoint_id
+from fleetmesh.plan.endpoints import UNFIT, endpoint_id, health_of
 from fleetmesh.plan.observed import Observed
-
-UNFIT = frozenset({"critical", "maintenance"})
 
 
 class Reasons(msgspec.Struct, frozen=True):
@@ -131,13 +129,11 @@ def _why(instance: Instance, resolution: Resolution) -> str:
 
 def _outside(instance: Instance, why: str) -> EndpointState:
     node, service = instance.node, instance.service
-    statuses = {check.status for check in instance.checks or ()}
-    worst = next((one for one in ("critical", "warning") if one in statuses), "passing")
     return EndpointState(
         id=endpoint_id(instance),
         address=service.address or node.address,
         port=service.port,
-        health="critical" if "maintenance" in statuses else worst,
+        health=health_of(instance).value,
         weight=service.weights.passing,
         out=why,
     )

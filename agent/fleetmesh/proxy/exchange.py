@@ -99,7 +99,7 @@ class Exchange(Downstream):
         if isinstance(outcome, Upstream):
             lane.pool.lend()
             if ticket == self._ticket and outcome.usable:
-                self._attach(outcome)
+                self._attach(outcome, reused=False)
             else:
                 # The exchange ended meanwhile; the connection will serve another. Not where the
                 # peer waits for its first byte to find out what it speaks: silence means tcp.
@@ -164,15 +164,12 @@ class Exchange(Downstream):
         upstream = pool.take(self.plane.now)
         if upstream is None:
             self._dial(lane)
-            return
-        self._upstream = upstream
-        upstream.serve(self, reused=True)
-        self._flush()
-        self.resume(DIALLING)
+        else:
+            self._attach(upstream, reused=True)
 
-    def _attach(self, upstream: Upstream) -> None:
+    def _attach(self, upstream: Upstream, *, reused: bool) -> None:
         self._upstream = upstream
-        upstream.serve(self, reused=False)
+        upstream.serve(self, reused=reused)
         self._flush()
         self.resume(DIALLING)
 
