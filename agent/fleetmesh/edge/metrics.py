@@ -85,20 +85,18 @@ class _Figures(Collector):
         yield InfoMetricFamily("fleetmesh_build", "This agent", value={"version": figures.version})
         yield from _traffic(figures.traffic)
         yield from _ejections(figures.traffic)
-        expiry = GaugeMetricFamily(
+        yield _gauge(
             "fleetmesh_certificate_expiry_seconds",
             "Seconds until the served certificate ends",
-            labels=["service"],
+            "service",
+            figures.expiries.items(),
         )
-        for service, left in figures.expiries.items():
-            expiry.add_metric([service], left)
-        yield expiry
-        generation = GaugeMetricFamily(
-            "fleetmesh_snapshot_generation", "Generation that a worker serves", labels=["worker"]
+        yield _gauge(
+            "fleetmesh_snapshot_generation",
+            "Generation that a worker serves",
+            "worker",
+            ((str(worker), number) for worker, number in figures.generations.items()),
         )
-        for worker, number in figures.generations.items():
-            generation.add_metric([str(worker)], number)
-        yield generation
         if figures.last_contact is not None:
             yield GaugeMetricFamily(
                 "fleetmesh_consul_last_contact_seconds",
@@ -108,30 +106,24 @@ class _Figures(Collector):
         yield GaugeMetricFamily(
             "fleetmesh_consul_up", "1 when Consul answers every watch", value=figures.consul_up
         )
-        stale = GaugeMetricFamily(
+        yield _gauge(
             "fleetmesh_consul_stale_seconds",
             "For how long what Consul told may be out of date, 0 while it answers",
-            labels=["watch"],
+            "watch",
+            ((watch.watch, watch.stale) for watch in figures.watches),
         )
-        for watch in figures.watches:
-            stale.add_metric([watch.watch], watch.stale)
-        yield stale
-        renewal = GaugeMetricFamily(
+        yield _gauge(
             "fleetmesh_certificate_renewal",
             "0 when the certificate's renewal is in time, 1 when it is late, 2 when it failed",
-            labels=["service"],
+            "service",
+            figures.renewals.items(),
         )
-        for service, state in figures.renewals.items():
-            renewal.add_metric([service], state)
-        yield renewal
-        served = GaugeMetricFamily(
+        yield _gauge(
             "fleetmesh_certificate_served",
             "1 when handshakes with the sidecar port show the certificate given to workers",
-            labels=["service"],
+            "service",
+            figures.handshakes.items(),
         )
-        for service, well in figures.handshakes.items():
-            served.add_metric([service], well)
-        yield served
         yield CounterMetricFamily(
             "fleetmesh_worker_restarts",
             "Workers that died and were replaced",
@@ -208,15 +200,21 @@ def _ejections(traffic: Report) -> Iterable[Metric]:
     for ejection in traffic.ejections:
         times.add_metric([ejection.service, ejection.reason], ejection.count)
     yield times
-    out = GaugeMetricFamily(
+    services = [ejected.service for ejected in traffic.ejected]
+    known = sorted({ejection.service for ejection in traffic.ejections})
+    yield _gauge(
         "fleetmesh_endpoints_ejected",
         "Endpoints that at least one worker leaves out",
-        labels=["destination"],
+        "destination",
+        ((service, services.count(service)) for service in known),
     )
-    services = [ejected.service for ejected in traffic.ejected]
-    for service in sorted({ejection.service for ejection in traffic.ejections}):
-        out.add_metric([service], services.count(service))
-    yield out
+
+
+def _gauge(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
+    gauge = GaugeMetricFamily(name, text, labels=[label])
+    for value, number in values:
+        gauge.add_metric([value], number)
+    return gauge
 
 
 def _connections(traffic: Report) -> Iterable[Metric]:

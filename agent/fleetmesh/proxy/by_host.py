@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Protocol
 
 from fleetmesh.core.detect import Kind, detect
 from fleetmesh.core.host import named_host
 from fleetmesh.plan.names import MeshName, parse
 from fleetmesh.proxy.asking import Waiting
-from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
+from fleetmesh.proxy.conduit import Conduit, Receiver
 from fleetmesh.proxy.detect import hand_over
+from fleetmesh.proxy.first_bytes import FirstBytes
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.settings.kinds import SERVICE_NAME
 
@@ -30,36 +30,16 @@ class Arrival(Protocol):
         """Where an unknown destination goes; None where the connection ends here."""
 
 
-class ByHost(Quiet):
-    """Reads until the first head is whole, or is no head, or for `tcp.detect_timeout`. What was
-    read goes to whoever takes over, once."""
+class ByHost(FirstBytes):
+    """Reads until the first head is whole, or is no head."""
 
-    __slots__ = (
-        "_arrival",
-        "_data",
-        "_destination",
-        "_key",
-        "_plane",
-        "_timer",
-        "_transport",
-        "deadline",
-    )
+    __slots__ = ("_arrival", "_destination", "_key")
 
     def __init__(self, plane: Plane, arrival: Arrival, destination: Destination) -> None:
-        self._plane = plane
+        super().__init__(plane)
         self._arrival = arrival
         self._destination = destination
         self._key = ""
-        self._data = bytearray()
-        self._timer: asyncio.TimerHandle | None = None
-        self.deadline = float("inf")  # the sweep is too coarse
-        self._transport: Conduit = None  # type: ignore[assignment]  # until connection_made
-
-    def connection_made(self, transport: Conduit) -> None:
-        plane = self._plane
-        self._transport = transport
-        self._timer = plane.loop.call_later(plane.tcp.detect_timeout, self._silent)
-        plane.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -72,16 +52,8 @@ class ByHost(Quiet):
         elif end >= 0:
             self._decide(named_host(bytes(self._data[:end])))
 
-    def eof_received(self) -> bool:
-        successor = self._decide("")
-        return successor is not None and successor.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._leave()
-
-    def _silent(self) -> None:
-        if not self._transport.is_closing():
-            self._decide("")
+    def _give_up(self) -> Receiver | None:
+        return self._decide("")
 
     def _decide(self, host: str) -> Receiver | None:
         """A service that is not served yet is asked for, as an address would be."""
@@ -100,9 +72,7 @@ class ByHost(Quiet):
         else:
             successor = Waiting(plane, questions, self, asked)
             hand_over(transport, successor)
-        if successor is not None and self._data:
-            successor.data_received(bytes(self._data))
-        return successor
+        return self._pass_on(successor)
 
     def settle(self, transport: Conduit, destination: Destination) -> Receiver | None:
         """To the upstream that was asked for, if it is one by now."""
@@ -116,22 +86,3 @@ class ByHost(Quiet):
             return MeshName(host).key(datacenter)
         name = parse(tuple(host.split(".")), (datacenter,))
         return "" if name is None else name.key(datacenter)
-
-    def _leave(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._plane.connections.discard(self)
-
-    # What the worker asks of every connection.
-
-    def expire(self, now: float) -> None:
-        """Never: see `deadline`."""
-
-    def retire(self, now: float) -> None:
-        """What was accepted is served."""
-
-    def recheck(self, now: float) -> None:
-        """Nothing has been decided yet."""
-
-    def abort(self) -> None:
-        self._transport.abort()

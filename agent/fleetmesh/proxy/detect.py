@@ -3,13 +3,12 @@ bytes show."""
 
 from __future__ import annotations
 
-import asyncio
-
 from fleetmesh.core.detect import SERVER_FIRST_PORTS, Detected, Kind, detect, settle
 from fleetmesh.model.report import Direction
 from fleetmesh.model.traffic import Protocol
 from fleetmesh.proxy.address import peer_name
-from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
+from fleetmesh.proxy.conduit import Conduit, Receiver
+from fleetmesh.proxy.first_bytes import FirstBytes
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.recorded import exchange
 from fleetmesh.proxy.site import Site
@@ -36,26 +35,14 @@ def serve(plane: Plane, transport: Conduit, site: Site, protocol: Protocol, port
     return receiver
 
 
-class Detecting(Quiet):
-    """Reads until the protocol is known, or for `tcp.detect_timeout`; what was read goes to the
-    protocol that takes over, once."""
+class Detecting(FirstBytes):
+    """Reads until the protocol is known."""
 
-    __slots__ = ("_data", "_plane", "_site", "_timer", "_transport", "deadline")
+    __slots__ = ("_site",)
 
     def __init__(self, plane: Plane, site: Site) -> None:
-        self._plane = plane
+        super().__init__(plane)
         self._site = site
-        self._data = bytearray()
-        self._timer: asyncio.TimerHandle | None = None
-        # The sweep is too coarse: every connection of a server that speaks first waits this out.
-        self.deadline = float("inf")
-        self._transport: Conduit = None  # type: ignore[assignment]  # until connection_made
-
-    def connection_made(self, transport: Conduit) -> None:
-        plane = self._plane
-        self._transport = transport
-        self._timer = plane.loop.call_later(plane.tcp.detect_timeout, self._silent)
-        plane.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -63,21 +50,10 @@ class Detecting(Quiet):
         if found is not None:
             self._take_over(found)
 
-    def eof_received(self) -> bool:
-        """A client that only listens is served, too."""
-        return self._settle().eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._leave()
-
-    def _silent(self) -> None:
-        if not self._transport.is_closing():
-            self._settle()
-
-    def _settle(self) -> Receiver:
+    def _give_up(self) -> Receiver | None:
         return self._take_over(settle(bytes(self._data)))
 
-    def _take_over(self, found: Detected) -> Receiver:
+    def _take_over(self, found: Detected) -> Receiver | None:
         plane, site, transport = self._plane, self._site, self._transport
         self._leave()
         site.detected = True
@@ -89,26 +65,8 @@ class Detecting(Quiet):
         http = found.kind is Kind.HTTP
         successor: Receiver = exchange(plane, site) if http else TcpArrival(plane, site)
         hand_over(transport, successor)
-        if self._data:
-            successor.data_received(bytes(self._data))
-        return successor
-
-    def _leave(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._plane.connections.discard(self)
-
-    # What the worker asks of every connection.
-
-    def expire(self, now: float) -> None:
-        """Never: see `deadline`."""
-
-    def retire(self, now: float) -> None:
-        """What was accepted is served."""
+        return self._pass_on(successor)
 
     def recheck(self, now: float) -> None:
         """Whoever takes over refuses what is now forbidden, in a way that the client reads."""
         self._site.recheck()
-
-    def abort(self) -> None:
-        self._transport.abort()

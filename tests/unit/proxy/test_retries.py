@@ -5,18 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from msgspec.structs import replace
-from tests.support.ca import Authority
-from tests.support.worker import (
-    WorkerProcess,
-    inbound,
-    listening,
-    local_service,
-    outbound,
-    port_of,
-    snapshot,
-    upstream,
-)
+from tests.support.called import called, routes
 
 from fleetmesh.model.traffic import Retries, Route
 
@@ -49,30 +38,11 @@ UNAVAILABLE = b"HTTP/1.1 503 No\r\nContent-Length: 3\r\n\r\nno\n"
 
 async def outcome(app: Failing, retries: Retries, body: bytes) -> bytes:
     """The head and the rest of the answer to one POST."""
-    server = await asyncio.start_server(app, "127.0.0.1", 0, limit=1 << 20)
-    authority, out, side = Authority(), listening(), listening()
-    api = replace(upstream("api", port_of(side)), routes=(Route("all", retries=retries),))
-    what = snapshot(
-        authority,
-        (
-            local_service("web", 1, authority.leaf("web")),
-            local_service("api", port_of(server.sockets[0]), authority.leaf("api")),
-        ),
-        (api,),
-    )
-    async with WorkerProcess(0) as caller, WorkerProcess(1) as callee:
-        assert not (await callee.publish(what, {inbound("api"): side})).error
-        assert not (await caller.publish(what, {outbound("web", "api"): out})).error
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(out))
-        writer.write(
+    async with called(app=app, say=routes(Route("all", retries=retries))) as there:
+        return await there.send(
             b"POST / HTTP/1.1\r\nHost: api\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
             % (len(body), body)
         )
-        async with asyncio.timeout(10):
-            answer = await reader.read(-1)
-        writer.close()
-    server.close()
-    return answer
 
 
 @pytest.mark.parametrize(
