@@ -16,6 +16,7 @@ from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
 from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.endpoints import endpoints
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
+from fleetmesh.plan.meta import Meta
 from fleetmesh.plan.observed import Observed, callable_services, called, chain_of
 from fleetmesh.plan.outsiders import outsiders
 from fleetmesh.plan.registration import declares_auto
@@ -209,10 +210,12 @@ def _upstream(
             warnings.append(Problem(place, f"Consul does not tell its instances: {reason}"))
     calls, more = defaults.calls(chain.service)
     warnings.extend(more)
-    targets = {
-        key: _target(resolution, observed.instances.get(resolution.query, ()), trust_domain, calls)
-        for key, resolution in found.items()
-    }
+    targets: dict[str, Target] = {}
+    for target_id, resolution in found.items():
+        meta, more = defaults.meta(resolution.service)
+        warnings.extend(more)
+        instances = observed.instances.get(resolution.query, ())
+        targets[target_id] = _target(resolution, instances, trust_domain, calls, meta)
     closed = Resolution(
         target_id=f"no route: {chain.service}",
         service=chain.service,
@@ -220,7 +223,7 @@ def _upstream(
         sni="",
         query=InstanceQuery(chain.service),
     )
-    route = routing(chain, targets, _target(closed, (), trust_domain, calls))
+    route = routing(chain, targets, _target(closed, (), trust_domain, calls, Meta()))
     warnings.extend(route.problems)
     own = found.get(route.default.target.id)
     instances = observed.instances.get(own.query, ()) if own is not None else ()
@@ -255,10 +258,18 @@ def _carried_as_tcp(chain: Chain, routed: bool) -> Problem:
 
 
 def _target(
-    resolution: Resolution, instances: tuple[Instance, ...], trust_domain: str, calls: Calls
+    resolution: Resolution,
+    instances: tuple[Instance, ...],
+    trust_domain: str,
+    calls: Calls,
+    meta: Meta,
 ) -> Target:
+    """What a service-resolver says of balancing goes before the Meta of the service."""
     service, datacenter = resolution.service, resolution.datacenter
     timeout = calls.connect_timeout
+    balancing = resolution.balancing
+    if meta.balancing is not None and not balancing.policy:
+        balancing = replace(balancing, policy=meta.balancing)
     named = f"{resolution.subset}.{service}" if resolution.subset else service
     return Target(
         id=resolution.target_id,
@@ -270,7 +281,7 @@ def _target(
         connect_timeout=resolution.connect_timeout if timeout is None else timeout,
         subset=resolution.subset,
         failover=resolution.failover,
-        balancing=resolution.balancing,
+        balancing=balancing,
         limits=calls.limits,
         passive_health=calls.passive_health,
     )

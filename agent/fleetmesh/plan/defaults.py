@@ -14,6 +14,8 @@ from msgspec import field
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.traffic import Limits, PassiveHealth
 from fleetmesh.plan.chain import DEFAULT_CONNECT_TIMEOUT
+from fleetmesh.plan.meta import Meta
+from fleetmesh.plan.meta import read as read_meta
 from fleetmesh.settings.kinds import seconds_of
 
 
@@ -45,6 +47,7 @@ class ServiceDefaults(msgspec.Struct, frozen=True, rename="pascal"):
     local_connect_timeout_ms: int = 0
     local_request_timeout_ms: int = 0
     max_inbound_connections: int = 0
+    meta: dict[str, str] | None = None
     expose: dict[str, Any] | None = None
     rate_limits: dict[str, Any] | None = None
     envoy_extensions: list[dict[str, Any]] | None = None
@@ -107,6 +110,11 @@ class Defaults:
                 0,
             ),
         )
+
+    def meta(self, service: str) -> tuple[Meta, tuple[Problem, ...]]:
+        """What the entry of `service` says in its Meta, to its callers and to its own host."""
+        entry = self._services.get(service)
+        return read_meta(entry.meta if entry else None, f"service-defaults/{service}")
 
     def calls(self, upstream: str) -> tuple[Calls, tuple[Problem, ...]]:
         """The services of a host share their upstreams: where their entries differ, the least of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -68,6 +68,19 @@ def _matching(what: str, pattern: re.Pattern[str], remedy: str = "") -> Kind:
         return value if pattern.fullmatch(value) else Wrong(f'"{value}" is not {what}', remedy)
 
     return Kind(what, read)
+
+
+def choice(names: Iterable[str]) -> Kind:
+    """One of these words."""
+    words = tuple(names)
+    known = ", ".join(words)
+
+    def read(value: object) -> object:
+        if value in words:
+            return value
+        return Wrong(f"must be one of {known}, not {shown(value)}")
+
+    return Kind(f"one of {known}", read)
 
 
 def seconds_of(value: object) -> float | Wrong:
@@ -190,13 +203,6 @@ def _share(value: object) -> object:
     return float(value)
 
 
-def _log_level(value: object) -> object:
-    levels = ("debug", "info", "warning", "error")
-    if value in levels:
-        return value
-    return Wrong(f"must be one of {', '.join(levels)}, not {shown(value)}")
-
-
 def _name(value: object) -> object:
     if isinstance(value, str) and SERVICE_NAME.fullmatch(value):
         if value == "consul" or value.endswith("-sidecar-proxy"):
@@ -240,7 +246,7 @@ CIDR = Kind("a network in CIDR notation", _cidr)
 CONSUL = Kind("an http or https URL without a path, or unix:// and a path", _consul)
 HOST_PORT = Kind("an address and a port", _host_port)
 PATH = Kind("an absolute path", _path)
-LOG_LEVEL = Kind("one of debug, info, warning, error", _log_level)
+LOG_LEVEL = choice(("debug", "info", "warning", "error"))
 NAME = Kind("a service name: 1 to 63 lower-case letters, digits and hyphens", _name)
 ID = _matching("a service ID", _SERVICE_ID, "Use letters, digits and any of _ . : -")
 USER = _matching("a user name", _USER_NAME)

@@ -17,7 +17,7 @@ from fleetmesh.plan.answers import (
     Roots,
 )
 from fleetmesh.plan.chain import InstanceQuery
-from fleetmesh.plan.chain_answer import Subset
+from fleetmesh.plan.chain_answer import LoadBalancer, Subset
 from fleetmesh.plan.compile import Compiled, compile_snapshot
 from fleetmesh.plan.defaults import (
     ServiceDefaults,
@@ -385,6 +385,20 @@ def test_defaults_reach_local_services_and_calls() -> None:
     assert (upstream.target.connect_timeout, upstream.target.limits) == (1.5, Limits(7))
     assert upstream.target.passive_health == PassiveHealth(max_failures=4)
     assert [w.path for w in result.warnings] == ["service-defaults/web: RateLimits"]
+
+
+def test_meta_of_a_service_chooses_its_balancing_where_no_resolver_does() -> None:
+    entry = ServiceDefaults("api", meta={"fleetmesh-balancing": "maglev", "fleetmesh-zone": "x"})
+    seen = observed(instance(), service_defaults=(entry,))
+    assert api(seen).target.balancing.policy == "maglev"
+    assert [w.path for w in compiled(seen).warnings] == [
+        "service-defaults/api: Meta[fleetmesh-zone]"
+    ]
+    answered = chain("api")
+    (resolver,) = answered.nodes.values()
+    chosen = replace(resolver, load_balancer=LoadBalancer(policy="round_robin"))
+    chains = {"api": replace(answered, nodes={"opaque": chosen}), "web": chain("web")}
+    assert api(replace(seen, chains=chains)).target.balancing.policy == "round_robin"
 
 
 def test_protocol_that_is_carried_as_tcp_is_told() -> None:

@@ -1,0 +1,76 @@
+"""What the `Meta` of a service-defaults entry tells fleetmesh, for what its Consul has no field for.
+
+Every Consul since 1.8.4 keeps `Meta` as it was written: names and texts. Ours begin with `PREFIX`;
+all others are their owners'. docs/meta.md lists the keys.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+import msgspec
+
+from fleetmesh.balance import PICKERS
+from fleetmesh.model.problem import Problem
+from fleetmesh.settings import kinds
+from fleetmesh.settings.decode import suggestion
+from fleetmesh.settings.kinds import Kind, Wrong
+
+PREFIX: Final = "fleetmesh-"
+_WHOLE: Final = re.compile(r"[0-9]{1,20}")
+_DECIMAL: Final = re.compile(r"[0-9]{1,20}\.[0-9]{1,20}")
+
+
+class Meta(msgspec.Struct, frozen=True, rename="kebab"):
+    """A field is a key of Meta behind `PREFIX`; None where the entry does not have it.
+
+    `balancing` is for the calls of the service.
+    """
+
+    balancing: Annotated[str, kinds.choice(PICKERS)] | None = None
+
+
+def read(meta: Mapping[str, str] | None, place: str) -> tuple[Meta, tuple[Problem, ...]]:
+    """A key that is wrong counts as not given; `place` names the entry in its problem."""
+    values: dict[str, object] = {}
+    problems: list[Problem] = []
+    for key, text in sorted((meta or {}).items()):
+        if not key.startswith(PREFIX):
+            continue
+        name = key.removeprefix(PREFIX)
+        field = FIELDS.get(name)
+        where = f"{place}: Meta[{key}]"
+        if field is None:
+            problems.append(Problem(where, "is not known", suggestion(name, FIELDS)))
+            continue
+        attribute, kind = field
+        value = kind.read(_scalar(text))
+        if isinstance(value, Wrong):
+            problems.append(Problem(where, value.rule, value.remedy))
+        else:
+            values[attribute] = value
+    return Meta(**values), tuple(problems)  # type: ignore[arg-type]
+
+
+def _scalar(text: str) -> str | int | float | bool:
+    """What a settings file would make of `text`: Meta has nothing but texts."""
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    if _DECIMAL.fullmatch(text):
+        return float(text)
+    return text == "true" if text in ("true", "false") else text
+
+
+def _kind(hint: object) -> Kind:
+    (annotated,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+    (kind,) = (extra for extra in annotated.__metadata__ if isinstance(extra, Kind))
+    return kind
+
+
+FIELDS: Final = {
+    field.encode_name: (field.name, _kind(field.type)) for field in msgspec.structs.fields(Meta)
+}
+"""By name in Meta, behind `PREFIX`: the attribute and how its value is written."""
