@@ -1,4 +1,4 @@
-"""What the `Meta` of a service-defaults entry tells fleetmesh, for what its Consul has no field for.
+"""What the `Meta` of a service-defaults entry says to fleetmesh: what its Consul has no field for.
 
 Every Consul since 1.8.4 keeps `Meta` as it was written: names and texts. Ours begin with `PREFIX`;
 all others are their owners'. docs/meta.md lists the keys.
