@@ -94,6 +94,13 @@ def findings(found: Iterable[Finding], out: TextIO) -> None:
     page.flush()
 
 
+def _release(found: Status) -> str:
+    if found.releases is None:
+        return "none of this host"
+    others = [one for one in found.releases.installed if one != found.releases.running]
+    return f"{found.releases.running}; also here: {', '.join(others) or 'none'}"
+
+
 class _Page:
     """Collects lines, so that trailing blanks of table cells never reach a pipe."""
 
@@ -122,6 +129,7 @@ class _Page:
         reach = "reachable" if consul.reachable else "NOT REACHABLE"
         rows = (
             ("agent", f"pid {found.pid}, up {span(found.uptime)}"),
+            ("release", _release(found)),
             ("snapshot", f"generation {found.generation}, digest {found.digest or '-'}"),
             ("trust domain", found.trust_domain or "not known yet"),
             ("consul", f"{reach} at {consul.address}, {contact}"),

@@ -43,6 +43,20 @@ def conntrack(proc: Path = PROC) -> Conntrack | None:
         return None
 
 
+def listen_overflows(proc: Path = PROC) -> int | None:
+    """Connections that found a listener's queue full, since boot and on the whole host; None when
+    the kernel does not tell."""
+    try:
+        lines = (proc / "net" / "netstat").read_text().splitlines()
+    except OSError:
+        return None
+    for names, values in zip(lines[::2], lines[1::2], strict=False):
+        if names.startswith("TcpExt:"):
+            counted = dict(zip(names.split(), values.split(), strict=False))
+            return int(counted["ListenOverflows"]) if "ListenOverflows" in counted else None
+    return None
+
+
 def listeners(proc: Path = PROC) -> dict[int, set[int]]:
     """TCP ports that somebody listens on, with the inodes of the sockets, on both families."""
     found: dict[int, set[int]] = {}
