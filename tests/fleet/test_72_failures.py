@@ -1,0 +1,243 @@
+"""What fails of the mesh itself, or beneath it, has the outcome that docs/operations.md declares:
+the rows of its table that no other test has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fleet.test_70_survival import account_text, ask
+from tests.support.evidence import Evidence
+from tests.support.fleet import Fleet
+from tests.support.hosts import CommandError, Host, eventually
+from tests.support.wire import Wire
+
+RELEASES = "/opt/fleetmesh/releases"
+BROKEN = "9.9.9+broken"
+PACKAGE = "lib/python3.11/site-packages/fleetmesh"
+HOW = {
+    "exits at once": ("process/controller.py", "def run(*_): return 1"),
+    "never gets ready": ("process/controller.py", 'def run(*_): __import__("time").sleep(600)'),
+    "has workers that die": ("process/worker.py", "def main(): return 1"),
+}
+FULL = "/root/full"
+
+
+def running(host: Host) -> str:
+    return str(host.status()["releases"]["running"])
+
+
+def has_served(host: Host) -> bool:
+    return running(host) in host.status()["releases"]["ready"]
+
+
+def install_broken(host: Host, how: str) -> str:
+    """A copy of the release that runs, broken; the one that runs."""
+    good = running(host)
+    file, code = HOW[how]
+    host.run(
+        f"set -e; cd {RELEASES}; rm -rf {BROKEN}; cp -a {good} {BROKEN}; "
+        f"sed -i '1s#/{good}/#/{BROKEN}/#' {BROKEN}/bin/fleetmesh; "
+        f"touch {BROKEN}/.complete; cd {BROKEN}/{PACKAGE}; "
+        # Before the last statement of a module that runs as a program.
+        f"sed -i 's#^if __name__ == .*#{code}\\n\\n&#' {file}; "
+        f"grep -qx '{code}' {file} || echo '{code}' >> {file}"
+    )
+    return good
+
+
+def remove_broken(host: Host, good: str) -> None:
+    program = f"{RELEASES}/{good}/bin/fleetmesh"
+    host.run(
+        f"{program} release use --no-restart {good} && systemctl reset-failed 'fleetmesh*'; "
+        f"systemctl start fleetmesh-agent; rm -rf {RELEASES}/{BROKEN}"
+    )
+    host.wait_ready()
+    host.run("fleetmesh capture confirm", check=False)
+
+
+@pytest.fixture(autouse=True)
+def _mesh_is_whole(fleet: Fleet) -> Iterator[None]:
+    yield
+    for host in fleet.mesh:
+        host.wait_ready()
+    eventually(
+        lambda: {ask(fleet).instance for _ in range(4)} == {"api1/api", "api2/api"},
+        30,
+        "both instances are back",
+    )
+
+
+@pytest.mark.parametrize("name", ["web1", "api1"])
+@pytest.mark.parametrize("how", HOW)
+def test_a_broken_release_is_given_up_under_load(
+    fleet: Fleet, evidence: Evidence, how: str, name: str
+) -> None:
+    """On the caller and on a callee: the host goes back to the release before by itself, says so,
+    and hardly a request fails."""
+    host = fleet[name]
+    eventually(lambda: has_served(host), 60, "the release has served", every=1)
+    good = install_broken(host, how)
+    try:
+        url = fleet["api1"].url(8000)
+        steady = fleet["web1"].start("steady.py", url, "60", "4", "5", user="web")
+        steady.until("open")
+        began = time.monotonic()
+        used = host.run(f"fleetmesh release use {BROKEN}", check=False, timeout=120)
+        told = time.monotonic() - began
+        assert used.returncode == 2, used.stdout + used.stderr
+        assert f"release {BROKEN} was given up for {good}: it " in used.stderr
+        eventually(lambda: running(host) == good, 30, "the release before serves", every=0.5)
+        host.wait_ready()
+        back = time.monotonic() - began
+        steady.close_input()
+        account = steady.finish(90)
+        evidence(
+            f"{name}, a release that {how}: told after {told:.0f} s, back after {back:.0f} s, "
+            + account_text(account)
+        )
+        checked = host.run("fleetmesh check", check=False)
+        assert checked.returncode == 1
+        assert f"release: {BROKEN} was given up for {good}" in " ".join(checked.stdout.split())
+        assert host.journal("FLEETMESH_EVENT=fell_back", since=time.time() - back - 5)
+        # One client's request each may wait longer than the client does.
+        assert account["failed"] <= 4, account["failures"]
+    finally:
+        remove_broken(host, good)
+    assert host.run("fleetmesh check", check=False).returncode == 0
+
+
+def test_a_rollout_of_a_broken_release_fails_and_tells(
+    fleet: Fleet, evidence: Evidence, logs: Path
+) -> None:
+    web1 = fleet["web1"]
+    eventually(lambda: has_served(web1), 60, "the release has served", every=1)
+    good = install_broken(web1, "exits at once")
+    options = ["--limit", "web1", "-e", f"fleetmesh_agent_version={BROKEN}"]
+    try:
+        with pytest.raises(CommandError, match=f"{BROKEN.replace('+', '.')} was given up for"):
+            fleet.playbook("site", *options, log=logs / "site-broken.log")
+        assert running(web1) == good
+        assert ask(fleet).status == 200
+        assert good in web1.output("fleetmesh release list 2>/dev/null; true")
+    finally:
+        remove_broken(web1, good)
+
+
+@pytest.mark.parametrize("on_stop", ["open", "closed"])
+def test_an_agent_that_crashes_in_a_loop_leaves_what_is_declared(
+    fleet: Fleet, evidence: Evidence, on_stop: str
+) -> None:
+    """With no release to fall back to, the agent gives up: open lets the service go directly,
+    closed keeps its connections refused."""
+    web1, api1 = fleet["web1"], fleet["api1"]
+
+    def declare(document: dict[str, Any]) -> None:
+        document["on_stop"] = on_stop
+
+    with web1.edited("/etc/fleetmesh/services.d/web.yaml", declare):
+        good = install_broken(web1, "exits at once")
+        web1.run("rm -f /opt/fleetmesh/previous")
+        try:
+            began = time.monotonic()
+            web1.run(f"ln -sfn releases/{BROKEN} /opt/fleetmesh/current")
+            web1.run("systemctl restart fleetmesh-agent", check=False)
+            eventually(
+                lambda: (
+                    web1.output(
+                        "systemctl show --value -p ActiveState fleetmesh-agent fleetmesh-failsafe"
+                    ).split()
+                    == ["failed", "inactive"]
+                ),
+                60,
+                "the agent gives up",
+                every=0.5,
+            )
+            evidence(f"gave up after {time.monotonic() - began:.0f} s")
+            if on_stop == "open":
+                with Wire(fleet.netns("fabric"), "web1") as wire:
+                    answer = web1.curl(api1.url(8000, "/direct"), user="web")
+                assert answer.instance == "api1/api"
+                assert wire.said("GET /direct")
+            else:
+                assert web1.curl(api1.url(8000), user="web", timeout=3).status == 0
+                leader = fleet["consul1"].url(8500, "/v1/status/leader")
+                assert web1.curl(leader).status == 200
+        finally:
+            remove_broken(web1, good)
+    web1.run("fleetmesh capture confirm", check=False)
+
+
+def test_a_full_disk(fleet: Fleet, evidence: Evidence) -> None:
+    """No request fails, also over a restart; it is told, and over when there is room."""
+    web1, state = fleet["web1"], "/var/lib/fleetmesh"
+    steady = web1.start("steady.py", fleet["api1"].url(8000), "60", "4", "5", user="web")
+    steady.until("open")
+    web1.run(
+        f"set -e; mkdir -p {FULL}; mount -t tmpfs -o size=256k,mode=750 none {FULL}; "
+        f"cp -a {state}/. {FULL}; chown fleetmesh: {FULL}; mount --bind {FULL} {state}; "
+        f"dd if=/dev/zero of={FULL}/filler bs=4k 2>/dev/null || true"
+    )
+    try:
+        assert web1.run(f"echo more > {state}/probe", check=False).returncode != 0
+        web1.run("systemctl restart fleetmesh-agent")
+        web1.wait_ready()
+        # A new declaration must be remembered, which fails, and be served.
+        with web1.edited("/etc/fleetmesh/services.d/web.yaml", lambda d: d.update(tags=["full"])):
+            found = eventually(lambda: web1.status()["problems"], 20, "a problem is told", every=1)
+            evidence(f"told: {found[0]['path']}: {found[0]['rule']}")
+            assert {ask(fleet).status for _ in range(4)} == {200}
+    finally:
+        web1.run(f"umount {state}; umount {FULL}; rmdir {FULL}; systemctl restart fleetmesh-agent")
+        web1.wait_ready()
+    steady.close_input()
+    account = steady.finish()
+    evidence(f"a full disk: {account_text(account)}")
+    assert account["failed"] == 0, account["failures"]
+    eventually(lambda: not web1.status()["problems"], 30, "the problem is over", every=1)
+
+
+def test_out_of_file_descriptors(fleet: Fleet, evidence: Evidence) -> None:
+    """What is open goes on, new connections end at once, the admin API answers and check tells;
+    with room again all is as before."""
+    web1, api1 = fleet["web1"], fleet["api1"]
+    stream = web1.start("stream.py", "websocket", api1.url(8000, "/ws"), user="web")
+    stream.until("echo")
+    workers = [worker["pid"] for worker in web1.status()["workers"]]
+    limits = {}
+    for pid in workers:
+        limits[pid] = web1.output(f"prlimit --pid {pid} --nofile --output SOFT,HARD --noheadings")
+        web1.run(f"prlimit --pid {pid} --nofile=$(ls /proc/{pid}/fd | wc -l):")
+    try:
+        began = time.monotonic()
+        refused = [web1.curl(api1.url(8000), user="web", timeout=5) for _ in range(4)]
+        evidence(
+            f"{[answer.status for answer in refused]} within "
+            f"{(time.monotonic() - began) / 4:.1f} s each"
+        )
+        assert all(answer.status in (0, 503) for answer in refused), refused
+        number = stream.until("echo")["number"]
+        assert stream.until("echo")["number"] == number + 1
+        assert web1.metric("fleetmesh_capture_applied") == 1
+        checked = web1.run("fleetmesh check", check=False)
+        assert checked.returncode == 2
+        assert "files: worker" in " ".join(checked.stdout.split())
+        assert [worker["pid"] for worker in web1.status()["workers"]] == workers
+    finally:
+        for pid, both in limits.items():
+            soft, hard = both.split()
+            web1.run(f"prlimit --pid {pid} --nofile={soft}:{hard}")
+    eventually(lambda: ask(fleet).status == 200, 15, "new connections are served again")
+    number = stream.until("echo")["number"]
+    assert stream.until("echo")["number"] == number + 1
+
+
+def test_ports_of_the_agent_are_reserved_and_the_tuning_is_undone(fleet: Fleet) -> None:
+    """The role's tuning stands in the kernel and in a file that explains it."""
+    for host in fleet.mesh:
+        reserved = host.output("cat /proc/sys/net/ipv4/ip_local_reserved_ports")
+        assert "21000-21255" in reserved, reserved
+        assert "ip_local_reserved_ports" in host.output("cat /etc/sysctl.d/10-fleetmesh.conf")
