@@ -193,7 +193,10 @@ class Mesh:
         services = self.front.snapshot.services if self.front.snapshot else ()
         identified = {service.name for service in services if service.leaf is not None}
         await self.keeper.apply(
-            _only(settings, identified | self.keeper.captured), self.front.ports.outbound, self.uids, self.naming.port
+            _only(settings, identified | self.keeper.captured),
+            self.front.ports.outbound,
+            self.uids,
+            self.naming.port,
         )
 
     async def reload(self, handed: str | None = None) -> list[Problem]:

@@ -20,6 +20,7 @@ from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
+from fleetmesh.proxy.tunnel import WebSocketRelay
 from fleetmesh.proxy.upstream import Upstream
 
 KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nobody takes it
@@ -304,11 +305,13 @@ class Exchange(Downstream):
         if self.write_paused:
             upstream.hold()
         idle_timeout = self.idle_timeout
-        relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
+        kind: type[Relay] = WebSocketRelay if self.upgrade.lower() == b"websocket" else Relay
+        relay = kind(self.plane, self.site, self.series, self.peer, idle_timeout)
         relay.began = self.began
         relay.request = self
         relay.pool = upstream.lane.pool
         relay.join(self.transport, upstream.transport)
+        relay.passed(early, rest)
         self.transport.write(head + rest)
         if early:
             upstream.transport.write(early)

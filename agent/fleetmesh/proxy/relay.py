@@ -116,6 +116,9 @@ class Relay:
         destination.set_protocol(self.destination)
         self.start()
 
+    def passed(self, from_caller: bytes, from_destination: bytes) -> None:
+        """What went through before they were joined."""
+
     def start(self) -> None:
         """Both ends have their transports; the series counts the connection already."""
         self.plane.connections.add(self)
