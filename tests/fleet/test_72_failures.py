@@ -241,3 +241,18 @@ def test_ports_of_the_agent_are_reserved_and_the_tuning_is_undone(fleet: Fleet) 
         reserved = host.output("cat /proc/sys/net/ipv4/ip_local_reserved_ports")
         assert "21000-21255" in reserved, reserved
         assert "ip_local_reserved_ports" in host.output("cat /etc/sysctl.d/10-fleetmesh.conf")
+
+
+def test_the_hosts_resolvers_are_gone(fleet: Fleet) -> None:
+    """Names of the mesh are the agent's own to answer, and addresses need no name."""
+    web1 = fleet["web1"]
+    before = web1.run("cat /etc/resolv.conf", check=False).stdout
+    web1.run("cat > /etc/resolv.conf", stdin="nameserver 192.0.2.1\noptions timeout:1 attempts:1\n")
+    try:
+        assert web1.curl("http://api.mesh/", user="web").status == 200
+        assert ask(fleet).status == 200
+        other = web1.curl("http://www.example.com/", user="web", timeout=8)
+        assert other.status == 0
+        assert "resolve" in other.error.lower(), other.error
+    finally:
+        web1.run("cat > /etc/resolv.conf", stdin=before)

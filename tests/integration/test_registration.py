@@ -458,7 +458,7 @@ def test_a_drain_ends_when_its_time_is_over(consul: ConsulServer, slow: Agent) -
     time.sleep(0.5)
     done = run(slow, "drain", "api", "--within", "3")
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "api: drained, 1 still under way"
+    assert done.stdout.splitlines()[-1] == "api: drained, 1 still under way were ended"
     assert checks(consul, "api") == {"_service_maintenance:api": "critical"}
     thread.join()
 
@@ -483,7 +483,7 @@ Server(("", 8000), Echo).serve_forever()
 """
 
 
-def test_a_relayed_connection_is_under_way_and_is_not_cut(
+def test_a_relayed_connection_is_under_way_and_ends_with_the_drain(
     consul: ConsulServer, mesh: Agent
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", ECHO]) as application:
@@ -504,10 +504,12 @@ def test_a_relayed_connection_is_under_way_and_is_not_cut(
                 return client.stdout.readline().strip()
 
             assert echoed("before") == "before"
+            assert run(mesh, "drain", "api", "--within", "5", "--no-wait").returncode == 0
+            time.sleep(1)
+            assert echoed("meanwhile") == "meanwhile"
             done = run(mesh, "drain", "api", "--within", "5")
-            assert done.stdout.splitlines()[-1] == "api: drained, 1 still under way"
-            assert echoed("after") == "after"
-            client.stdin.close()
+            assert done.stdout.splitlines()[-1] == "api: drained, 1 still under way were ended"
+            mesh.eventually(lambda: client.poll() is not None or not echoed("after"), "its end")
         application.kill()
 
 

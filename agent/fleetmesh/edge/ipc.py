@@ -59,6 +59,12 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
+class Part(msgspec.Struct, frozen=True, tag=True):
+    """End what callers have to the local service `service`: its drain is over."""
+
+    service: str
+
+
 class Collect(msgspec.Struct, frozen=True, tag=True):
     """Answer with a Reported of the same `request`."""
 
@@ -104,7 +110,7 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     port: int
 
 
-ToWorker = Publish | Drain | Collect | CollectRecords | Answered
+ToWorker = Publish | Drain | Part | Collect | CollectRecords | Answered
 ToController = Applied | Reported | Recorded | Ask
 
 

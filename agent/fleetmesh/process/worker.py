@@ -36,6 +36,7 @@ from fleetmesh.edge.ipc import (
     Drain,
     Listener,
     ListenerKind,
+    Part,
     Publish,
     Recorded,
     Reported,
@@ -49,6 +50,7 @@ from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.asking import Questions
 from fleetmesh.proxy.keepalive import keep_alive
 from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
+from fleetmesh.proxy.parting import part
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
 from fleetmesh.proxy.warm import warm
 from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
@@ -90,6 +92,8 @@ class Worker:
                 await self._answer(message)
             elif isinstance(message, Answered):
                 self._learn(message)
+            elif isinstance(message, Part):
+                part(self._plane, message.service)
             elif isinstance(message, Drain):
                 await self._drain(message.seconds)
                 return
@@ -280,6 +284,8 @@ class Worker:
                 await self._answer(message)
             elif isinstance(message, Answered):
                 self._learn(message)
+            elif isinstance(message, Part):
+                part(self._plane, message.service)
 
 
 class _Factory:

@@ -152,6 +152,10 @@ class Relay:
             self.plane.cut(self.site, self.peer, self.request)
             self.abort()
 
+    def part(self) -> None:
+        """End it as politely as what it carries allows: of bytes nobody knows."""
+        self.abort()
+
     def abort(self) -> None:
         for end in (self.caller, self.destination):
             end.transport.abort()

@@ -54,9 +54,12 @@ class WebSocketRelay(Relay):
         self._from_caller.passed(from_caller)
         self._from_destination.passed(from_destination)
 
+    def part(self) -> None:
+        self._from_caller.part()
+        self._from_destination.part()
+
     def abort(self) -> None:
         if self.plane.draining:
-            self._from_caller.part()
-            self._from_destination.part()
+            self.part()
         else:
             super().abort()

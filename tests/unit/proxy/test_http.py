@@ -16,6 +16,8 @@ import websockets
 from tests.support.app import Scripted
 from tests.support.mesh import Mesh, mesh_to
 
+from fleetmesh.edge.ipc import Part
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -539,3 +541,33 @@ async def test_silence_ends_in_a_timeout(client: Client) -> None:
     status, fields, _ = await client.get("/never")
     assert (status, fields["x-fleetmesh-reason"]) == (504, "request_timeout")
     assert 2.0 <= time.monotonic() - begin < 3.5
+
+
+async def test_the_end_of_a_services_drain_ends_what_its_callers_have() -> None:
+    """An idle connection by itself, a WebSocket with a word, the answer that is under way at once;
+    connections to others stay."""
+    codes: asyncio.Queue[int | None] = asyncio.Queue()
+
+    async def echo(connection: websockets.ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
+        await codes.put(connection.close_code)
+
+    async with websockets.serve(echo, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        async with mesh_to(port) as running:
+            url = f"ws://127.0.0.1:{running.outbound_port}/chat"
+            async with websockets.connect(url, proxy=None) as connection:
+                await connection.send("one")
+                assert await connection.recv() == "one"
+                idle, _ = await running.call_inbound()
+                for other in ("web", "nobody"):
+                    await running.callee.channel.send(Part(other))
+                await connection.send("two")
+                assert await connection.recv() == "two"
+                await running.callee.channel.send(Part("api"))
+                with pytest.raises(websockets.ConnectionClosed):
+                    await asyncio.wait_for(connection.recv(), 5)
+                assert connection.close_code == 1001
+                assert await asyncio.wait_for(codes.get(), 5) == 1001
+                assert await asyncio.wait_for(idle.read(), 10) == b""
