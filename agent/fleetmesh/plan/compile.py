@@ -114,8 +114,8 @@ def _services(
 def _checks(
     service: LocalService, observed: Observed, previous: Snapshot | None
 ) -> tuple[tuple[ExposedPath, ...], tuple[Problem, ...]]:
-    """Those that Consul's agent does look for: it follows `Expose.Checks` late, and 1.8 no more once
-    it is off. Until it has told them, those of `previous` are served on."""
+    """Those that Consul's agent does look for: it follows `Expose.Checks` late, and 1.8 no more
+    once it is off. Until it has told them, those of `previous` are served on."""
     if observed.rerouted is None:
         before = previous.services if previous is not None else ()
         known = (path for one in before if one.name == service.name for path in one.exposed)
