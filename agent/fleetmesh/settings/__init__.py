@@ -137,6 +137,8 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_budget: Annotated[float, kinds.SHARE] = 0.2
     min_retries_per_second: Annotated[int, kinds.RETRIES] = 3
     slow_start: Annotated[float, kinds.SLOW_START] = 10.0
+    zone_aware: bool = False
+    zone_spill: Annotated[int, kinds.PLACES] = 8
     outlier: OutlierSettings = OutlierSettings()
 
 

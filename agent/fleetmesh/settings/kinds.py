@@ -209,6 +209,10 @@ def _multiple(value: object) -> object:
     return float(value)
 
 
+def _flag(value: object) -> object:
+    return value if isinstance(value, bool) else Wrong(f"must be true or false, not {shown(value)}")
+
+
 def _name(value: object) -> object:
     if isinstance(value, str) and SERVICE_NAME.fullmatch(value):
         if value == "consul" or value.endswith("-sidecar-proxy"):
@@ -233,6 +237,7 @@ PLACES = _whole("a number (0: no limit), 0 to 1000000", 0, 1_000_000)
 RETRIES = _whole("a number of retries, 0 to 10000", 0, 10_000)
 TTL = _whole("a number of seconds, 0 to 3600", 0, 3600)
 STREAK = _whole("a number (0: never), 0 to 10000", 0, 10_000)
+FLAG = Kind("true or false", _flag)
 MULTIPLE = Kind("a number (0: never), 0 to 1000", _multiple)
 PERCENT = _whole("a percentage, 0 to 100", 0, 100)
 WARM = _whole("a number of connections, 0 to 1000", 0, 1000)
