@@ -23,7 +23,6 @@ HOW = {
     "never gets ready": ("process/controller.py", 'def run(*_): __import__("time").sleep(600)'),
     "has workers that die": ("process/worker.py", "def main(): return 1"),
 }
-FULL = "/root/full"
 
 
 def running(host: Host) -> str:
@@ -169,70 +168,6 @@ def test_an_agent_that_crashes_in_a_loop_leaves_what_is_declared(
         finally:
             remove_broken(web1, good)
     web1.run("fleetmesh capture confirm", check=False)
-
-
-def test_a_full_disk(fleet: Fleet, evidence: Evidence) -> None:
-    """No request fails, also over a restart; it is told, and over when there is room."""
-    web1, state = fleet["web1"], "/var/lib/fleetmesh"
-    steady = web1.start("steady.py", fleet["api1"].url(8000), "60", "4", "5", user="web")
-    steady.until("open")
-    web1.run(
-        f"set -e; mkdir -p {FULL}; mount -t tmpfs -o size=256k,mode=750 none {FULL}; "
-        f"cp -a {state}/. {FULL}; chown fleetmesh: {FULL}; mount --bind {FULL} {state}; "
-        f"dd if=/dev/zero of={FULL}/filler bs=4k 2>/dev/null || true"
-    )
-    try:
-        assert web1.run(f"echo more > {state}/probe", check=False).returncode != 0
-        web1.run("systemctl restart fleetmesh-agent")
-        web1.wait_ready()
-        # A new declaration must be remembered, which fails, and be served.
-        with web1.edited("/etc/fleetmesh/services.d/web.yaml", lambda d: d.update(tags=["full"])):
-            found = eventually(lambda: web1.status()["problems"], 20, "a problem is told", every=1)
-            evidence(f"told: {found[0]['path']}: {found[0]['rule']}")
-            assert {ask(fleet).status for _ in range(4)} == {200}
-    finally:
-        web1.run(f"umount {state}; umount {FULL}; rmdir {FULL}; systemctl restart fleetmesh-agent")
-        web1.wait_ready()
-    steady.close_input()
-    account = steady.finish()
-    evidence(f"a full disk: {account_text(account)}")
-    assert account["failed"] == 0, account["failures"]
-    eventually(lambda: not web1.status()["problems"], 30, "the problem is over", every=1)
-
-
-def test_out_of_file_descriptors(fleet: Fleet, evidence: Evidence) -> None:
-    """What is open goes on, new connections end at once, the admin API answers and check tells;
-    with room again all is as before."""
-    web1, api1 = fleet["web1"], fleet["api1"]
-    stream = web1.start("stream.py", "websocket", api1.url(8000, "/ws"), user="web")
-    stream.until("echo")
-    workers = [worker["pid"] for worker in web1.status()["workers"]]
-    limits = {}
-    for pid in workers:
-        limits[pid] = web1.output(f"prlimit --pid {pid} --nofile --output SOFT,HARD --noheadings")
-        web1.run(f"prlimit --pid {pid} --nofile=$(ls /proc/{pid}/fd | wc -l):")
-    try:
-        began = time.monotonic()
-        refused = [web1.curl(api1.url(8000), user="web", timeout=5) for _ in range(4)]
-        evidence(
-            f"{[answer.status for answer in refused]} within "
-            f"{(time.monotonic() - began) / 4:.1f} s each"
-        )
-        assert all(answer.status in (0, 503) for answer in refused), refused
-        number = stream.until("echo")["number"]
-        assert stream.until("echo")["number"] == number + 1
-        assert web1.metric("fleetmesh_capture_applied") == 1
-        checked = web1.run("fleetmesh check", check=False)
-        assert checked.returncode == 2
-        assert "files: worker" in " ".join(checked.stdout.split())
-        assert [worker["pid"] for worker in web1.status()["workers"]] == workers
-    finally:
-        for pid, both in limits.items():
-            soft, hard = both.split()
-            web1.run(f"prlimit --pid {pid} --nofile={soft}:{hard}")
-    eventually(lambda: ask(fleet).status == 200, 15, "new connections are served again")
-    number = stream.until("echo")["number"]
-    assert stream.until("echo")["number"] == number + 1
 
 
 def test_ports_of_the_agent_are_reserved_and_the_tuning_is_undone(fleet: Fleet) -> None:

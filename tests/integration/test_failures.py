@@ -3,18 +3,35 @@ out, memory. Outcomes are those that docs/operations.md declares."""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
+import resource
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.test_outage import CALLER, Load, World, called, end
+from tests.integration.test_outage import (
+    ADDRESS,
+    CALLER,
+    PATIENCE,
+    PORT,
+    Load,
+    World,
+    called,
+    end,
+)
 from tests.integration.test_outage import world as world
 from tests.support.clock import DAY, Clock, stepped
 from tests.support.consul import consul_binary
 from tests.support.evidence import Evidence
 from tests.support.netns import Netns
+
+from fleetmesh.cli import headroom
+from fleetmesh.cli.findings import Level
+from fleetmesh.edge import host
 
 pytestmark = [
     pytest.mark.consul,
@@ -150,3 +167,105 @@ def test_a_worker_out_of_memory_is_replaced(world: World, evidence: Evidence) ->
     assert after["pid"] == before["pid"]
     assert f"(pid {victim}) died with status -9" in world.mesh.log()
     assert answer(world) == ""
+
+
+def test_a_full_disk(world: World, evidence: Evidence) -> None:
+    """No request fails, also over a restart; it is told, and over when there is room."""
+    state = world.mesh.home / "state"
+    kept = state.with_name("kept")
+    with Load(world.space) as load:
+        assert world.mesh.stop() == 0
+        state.rename(kept)
+        state.mkdir()
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "none", state], check=True
+        )
+        try:
+            for file in kept.iterdir():
+                (state / file.name).write_bytes(file.read_bytes())
+                (state / file.name).chmod(file.stat().st_mode & 0o777)
+            _fill(state)
+            world.mesh.start()
+            # Something new, which must be remembered.
+            world.mesh.declare("more", 8099, protocol="tcp")
+            assert world.mesh.ask("POST", "/v1/reload", {})[0] == 200
+            problems = world.mesh.eventually(
+                lambda: world.mesh.status()["problems"], "a problem is told", 30
+            )
+            evidence(f"told: {problems[0]['rule']}")
+            assert "No space left on device" in problems[0]["rule"]
+            time.sleep(2)
+            (state / "filler").unlink()
+            (world.mesh.services / "more.yaml").unlink()
+            assert world.mesh.ask("POST", "/v1/reload", {})[0] == 200
+            world.mesh.eventually(lambda: not world.mesh.status()["problems"], "its end", 30)
+            assert world.mesh.stop() == 0
+        finally:
+            subprocess.run(["umount", state], check=True)
+            state.rmdir()
+            kept.rename(state)
+        world.mesh.start()
+        time.sleep(1)
+    evidence(f"{load.answered} answered, failed {dict(load.failed)}")
+    assert load.failed == {}
+    assert load.answered > 30
+
+
+def _fill(directory: Path) -> None:
+    with (directory / "filler").open("wb", buffering=0) as filler:
+        for size in (4096, 1):
+            with contextlib.suppress(OSError):
+                while filler.write(b"\0" * size):
+                    pass
+
+
+def test_out_of_file_descriptors(world: World, evidence: Evidence) -> None:
+    """What is open goes on, new connections end at once, the admin API answers and check's finding
+    tells; with room again all is as before, with the same workers."""
+    kept = world.space.call(_connected, uid=CALLER)
+    with contextlib.closing(kept):
+        assert _asked(kept) == 200
+        workers = [worker["pid"] for worker in world.mesh.status()["workers"]]
+        before = {}
+        for pid in workers:
+            now = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+            before[pid] = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (now, before[pid][1]))
+        try:
+            began = time.monotonic()
+            got = [_tried(world) for _ in range(4)]
+            took = (time.monotonic() - began) / 4
+            evidence(f"new connections: {got}, {took:.1f} s each; one kept open: {_asked(kept)}")
+            assert "" not in got
+            assert "past the mesh" not in got
+            assert took < 5
+            assert _asked(kept) == 200
+            assert [worker["pid"] for worker in world.mesh.status()["workers"]] == workers
+            assert world.space.call(world.mesh.page, "/healthz")[0] == 200
+            assert headroom.files(host.open_files(pid) for pid in workers).level is Level.ERROR
+        finally:
+            for pid, both in before.items():
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, both)
+        world.mesh.eventually(lambda: _tried(world) == "", "service", 30)
+        assert _asked(kept) == 200
+        assert [worker["pid"] for worker in world.mesh.status()["workers"]] == workers
+
+
+def _connected() -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection(ADDRESS, PORT, timeout=PATIENCE)
+    connection.connect()
+    return connection
+
+
+def _asked(connection: http.client.HTTPConnection) -> int:
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def _tried(world: World) -> str:
+    try:
+        return answer(world)
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error)

@@ -27,10 +27,11 @@ _DECIMAL: Final = re.compile(r"[0-9]{1,20}\.[0-9]{1,20}")
 class Meta(msgspec.Struct, frozen=True, rename="kebab"):
     """A field is a key of Meta behind `PREFIX`; None where the entry does not have it.
 
-    `balancing` is for the calls of the service.
+    `balancing` and `zone_aware` are for the calls of the service.
     """
 
     balancing: Annotated[str, kinds.choice(PICKERS)] | None = None
+    zone_aware: Annotated[bool, kinds.FLAG] | None = None
 
 
 def read(meta: Mapping[str, str] | None, place: str) -> tuple[Meta, tuple[Problem, ...]]:
