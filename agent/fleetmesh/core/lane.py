@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from fleetmesh.core.observer import Observer
 from fleetmesh.core.outlier import Standing
 from fleetmesh.core.pool import Pool
 from fleetmesh.model.traffic import Endpoint, Limits
@@ -22,8 +23,8 @@ class Lane:
     after `session_after` (monotonic seconds). `pool` has the idle connections of HTTP, `streams`
     those that carry TCP streams one after another, where the endpoint `shares` its connections.
     `warmed` says that its first connections are opened, or tried to be, without waiting for a
-    request. `standing` is where it is told what the endpoint did; None where there is no other
-    that could serve in its place.
+    request. `standing` is where it is told what the endpoint did; None where nobody
+    asks: no other could serve in its place, and its application has no limit that adapts.
     """
 
     __slots__ = (
@@ -64,7 +65,7 @@ class Lane:
         self.expected = expected
         self.sni = sni
         self.connect_timeout = connect_timeout
-        self.standing: Standing | None = None
+        self.standing: Observer | None = None
         self.session: Any = None
         self.session_after = 0.0
         self.warmed = False

@@ -12,6 +12,7 @@ from typing import Final
 
 from fleetmesh.balance.hashing import mixed
 from fleetmesh.balance.latency import Latency
+from fleetmesh.core.observer import Observer
 from fleetmesh.model.traffic import PassiveHealth
 from fleetmesh.settings import OutlierSettings
 
@@ -75,7 +76,7 @@ class Rules:
         self.slow_start = slow_start
 
 
-class Standing:
+class Standing(Observer):
     """One endpoint's. `until` is when an ejection, or the patience with a probe, ends; `since` is
     when it was new or came back. `times` counts the ejections that are not yet forgotten."""
 
@@ -129,6 +130,13 @@ class Standing:
         else:
             self._streaks.pop(GATEWAY, 0)
             self._failed((FAILED,), now)
+
+    def shed(self, seconds: float, now: float) -> None:
+        """No failure, and no reason to send it more."""
+        self.answers += 1
+        self.waited(seconds, now)
+        if self.state == PROBING:
+            self._well(now)
 
     def unanswered(self, now: float) -> None:
         """It could not be reached, ended the connection before an answer, or let the time pass."""

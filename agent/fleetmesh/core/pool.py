@@ -20,7 +20,8 @@ C = TypeVar("C", bound=Pooled)
 
 class Pool(Generic[C]):
     """The idle connections of one lane, last in, first out: the warmest is reused, the coldest
-    ages out. `active` counts the connections that are lent, `opening` those that are dialled.
+    ages out. `active` counts the connections that are lent, with those that have become `tunnels`,
+    `opening` those that are dialled.
 
     `max_connections`, `max_requests` and `max_pending` are for `full`, 0 for none.
     """
@@ -36,6 +37,7 @@ class Pool(Generic[C]):
         "max_pending",
         "max_requests",
         "opening",
+        "tunnels",
     )
 
     def __init__(
@@ -49,6 +51,7 @@ class Pool(Generic[C]):
         self._idle: list[C] = []
         self.active = 0
         self.opening = 0
+        self.tunnels = 0
         self.closed = False
         self.max_idle = max_idle
         self.max_idle_seconds = max_idle_seconds

@@ -9,7 +9,7 @@ import msgspec
 
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
-from fleetmesh.model.traffic import Protocol, Upstream
+from fleetmesh.model.traffic import Protocol, RateLimit, Upstream
 
 
 class Mode(enum.StrEnum):
@@ -42,7 +42,9 @@ class LocalService(msgspec.Struct, frozen=True):
     destination, highest precedence first. `leaf` is None until Consul has signed one: such a
     service refuses and sends nothing. `upstreams` are the services that it is known to call.
     `connect_timeout` and `request_timeout` (None: no limit) are the application's, in seconds;
-    `max_connections` is how many peers may hold to it, 0 without a limit.
+    `max_connections` is how many peers may hold to it, 0 without a limit. With
+    `adaptive_concurrency` it gets as many HTTP requests at a time as it answers no slower for; of
+    the `rate_limits` of each kind (of the instance, of each caller) the first that matches counts.
     """
 
     name: str
@@ -58,6 +60,8 @@ class LocalService(msgspec.Struct, frozen=True):
     connect_timeout: float = 5.0
     request_timeout: float | None = None
     max_connections: int = 0
+    adaptive_concurrency: bool = False
+    rate_limits: tuple[RateLimit, ...] = ()
 
 
 class Outsider(msgspec.Struct, frozen=True):

@@ -162,6 +162,18 @@ class Match(msgspec.Struct, frozen=True):
     methods: tuple[str, ...] = ()
 
 
+class RateLimit(msgspec.Struct, frozen=True):
+    """Requests a second that an instance of a service takes of all its callers, or of each
+    (`per_caller`), where they `match`; `burst` at once, 0 for those of a second. `name` is told to
+    whoever passes it."""
+
+    name: str
+    per_second: float
+    burst: int = 0
+    match: Match = Match()
+    per_caller: bool = False
+
+
 class FieldChanges(msgspec.Struct, frozen=True):
     """Header fields to change, in this order: `remove`, `set` (in place of all lines of the name),
     `add` (one line more). Pairs are name and value."""

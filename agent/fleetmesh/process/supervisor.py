@@ -7,6 +7,8 @@ import collections
 import itertools
 import logging
 
+from msgspec.structs import replace
+
 from fleetmesh.model.record import Record
 from fleetmesh.model.report import Report
 from fleetmesh.plan.totals import retire, total
@@ -114,7 +116,8 @@ class Supervisor:
 
     async def _add(self, restarts: int = 0) -> None:
         self._numbers += 1
-        worker = await Worker.spawn(self._numbers, self._settings, self._tasks, self._resolve)
+        settings = replace(self._settings, workers=self._count)
+        worker = await Worker.spawn(self._numbers, settings, self._tasks, self._resolve)
         worker.restarts = restarts
         self._workers[worker.number] = worker
         self._tasks.spawn(self._watch(worker), f"worker {worker.number}")

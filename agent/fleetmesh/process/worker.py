@@ -76,6 +76,7 @@ class Worker:
         if settings.on_demand:
             self._plane.questions = Questions(self._ask)
         self._upstream = settings.upstream
+        self._workers = settings.workers
         self._sockets: dict[str, socket.socket] = {}
         self._servers: dict[Listener, asyncio.Server] = {}
         self._leaves: dict[str, tuple[tuple[str, ...], Leaf]] = {}
@@ -130,6 +131,7 @@ class Worker:
                 self._upstream,
                 plane.now,
                 plane.draw(),
+                self._workers,
             )
         except re2.error as error:  # a controller that checks its routes never sends one
             await self._channel.send(Applied(message.generation, f"routes: {error}"))

@@ -308,6 +308,7 @@ class Exchange(Downstream):
         relay.began = self.began
         relay.request = self
         relay.pool = upstream.lane.pool
+        relay.pool.tunnels += 1
         relay.join(self.transport, upstream.transport)
         self.transport.write(head + rest)
         if early:

@@ -131,6 +131,8 @@ class Relay:
         self.plane.connections.discard(self)
         if self.pool is not None:
             self.pool.lost()
+            if self.request is not None:
+                self.pool.tunnels -= 1
 
     def expire(self, now: float) -> None:
         """Idle for the whole time, or alive after all: asking now spares every read a clock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Protocol
 
@@ -40,7 +41,7 @@ class Site:
     intention's. `failure` is what an unreachable endpoint means here. `route_name` is the route's
     that the current request takes, empty when it takes none, and `leg` what that and its split say
     of it. `set_cookie` are lines for the head of the current answer. `detected`: the protocol was
-    found out from the first bytes; `sni` is the name in them where they were TLS. `identity` is
+    found out from the first bytes; `later` are lines of a refusal's head that say when to come again; `sni` is the name in them where they were TLS. `identity` is
     the SPIFFE ID that the caller has proved.
     """
 
@@ -54,6 +55,7 @@ class Site:
         "failure",
         "identity",
         "kind",
+        "later",
         "leg",
         "refusal",
         "route_name",
@@ -86,6 +88,7 @@ class Site:
         self.sni = ""
         self.identity = ""
         self.route_name = ""
+        self.later = b""
         self.leg: Leg | None = None
         self.set_cookie = b""
 
@@ -202,6 +205,12 @@ class ApplicationSite(Site):
         if entry is None:
             return Refusal.APPLICATION_DOWN
         self.leg = entry.leg
+        admission = entry.admission
+        if admission is not None and request is not None:
+            refusal = admission.judge(self.source, request, time.monotonic())
+            if refusal is not None:
+                self.later = admission.lines
+                return refusal
         return entry.application
 
 

@@ -171,7 +171,7 @@ class AccessLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
-    """What a worker is started with, as JSON in its arguments."""
+    """What a worker is started with, as JSON in its arguments; one of so many `workers`."""
 
     http: HttpSettings = HttpSettings()
     tcp: TcpSettings = TcpSettings()
@@ -180,6 +180,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     tracing: TracingSettings = TracingSettings()
     access_log: AccessLogSettings = AccessLogSettings()
     on_demand: bool = False
+    workers: int = 1
 
 
 class Ports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
