@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from fleetmesh.core.line import Lines
 from fleetmesh.core.observer import Observer
 from fleetmesh.core.outlier import Standing
 from fleetmesh.core.pool import Pool
@@ -109,6 +110,7 @@ class Place:
         "_keeping",
         "_lanes",
         "_limits",
+        "_lines",
         "connect_timeout",
         "endpoint",
         "expected",
@@ -126,6 +128,7 @@ class Place:
     ) -> None:
         self._keeping = keeping
         self._limits = Limits()
+        self._lines: Lines | None = None
         self.endpoint = endpoint
         self.expected = expected
         self.sni = sni
@@ -150,6 +153,7 @@ class Place:
                 keeping=self._keeping,
             )
             lane.limit(self._keeping, self._limits)
+            lane.pool.line = None if self._lines is None else self._lines.of(source)
             lane.standing = self.standing
         return lane
 
@@ -159,11 +163,14 @@ class Place:
         for lane in self._lanes.values():
             lane.standing = standing
 
-    def limit(self, limits: Limits) -> None:
-        if limits != self._limits:
+    def limit(self, limits: Limits, lines: Lines | None = None) -> None:
+        """`lines` are where requests wait for what `limits` do not let through at once."""
+        if limits != self._limits or lines is not self._lines:
             self._limits = limits
-            for lane in self._lanes.values():
+            self._lines = lines
+            for (source, _), lane in self._lanes.items():
                 lane.limit(self._keeping, limits)
+                lane.pool.line = None if lines is None else lines.of(source)
 
     def active(self) -> int:
         """The requests and connections that are under way to it, of all callers."""

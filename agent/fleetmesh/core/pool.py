@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Generic, Protocol, TypeVar
 
+from fleetmesh.core.line import Line
+
 _MANY: Final = 1 << 30
 
 
@@ -23,6 +25,7 @@ class Pool(Generic[C]):
     ages out. `active` counts the connections that are lent, with those that have become `tunnels`,
     `opening` those that are dialled.
 
+    Who waits in `line` hears of every place that is free again.
     `max_connections`, `max_requests` and `max_pending` are for `full`, 0 for none.
     """
 
@@ -30,6 +33,7 @@ class Pool(Generic[C]):
         "_idle",
         "active",
         "closed",
+        "line",
         "max_age",
         "max_connections",
         "max_idle",
@@ -52,6 +56,7 @@ class Pool(Generic[C]):
         self.active = 0
         self.opening = 0
         self.tunnels = 0
+        self.line: Line | None = None
         self.closed = False
         self.max_idle = max_idle
         self.max_idle_seconds = max_idle_seconds
@@ -96,9 +101,17 @@ class Pool(Generic[C]):
         """A connection that was just opened goes out."""
         self.active += 1
 
+    def dialled(self) -> None:
+        """A connection is open, or will not be."""
+        self.opening -= 1
+        if self.line is not None:
+            self.line.freed()
+
     def put(self, connection: C, now: float) -> bool:
         """Take a lent connection back; False: it has no place here, close it."""
         self.active -= 1
+        if self.line is not None:
+            self.line.freed()
         if self.closed or len(self._idle) >= self.max_idle or now - connection.born >= self.max_age:
             return False
         connection.idle_since = now
@@ -108,6 +121,8 @@ class Pool(Generic[C]):
     def lost(self) -> None:
         """A lent connection will not come back."""
         self.active -= 1
+        if self.line is not None:
+            self.line.freed()
 
     def discard(self, connection: C) -> None:
         """An idle connection ended by itself."""

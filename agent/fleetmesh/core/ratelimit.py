@@ -1,7 +1,8 @@
 """Rates that callers may not pass: the generic cell rate algorithm (GCRA, ITU-T I.371).
 
 A bucket is one number, the time at which it is full again: nothing has to be refilled. Answers say
-what to expect in `Retry-After` (RFC 9110) and in the fields of draft-ietf-httpapi-ratelimit-headers-10,
+what to expect in `Retry-After` (RFC 9110) and in the fields of the IETF's draft
+draft-ietf-httpapi-ratelimit-headers-10,
 `RateLimit-Policy: "name";q=QUOTA;w=SECONDS` and `RateLimit: "name";r=LEFT;t=SECONDS`.
 """
 
@@ -15,7 +16,8 @@ from fleetmesh.core.request import RequestHead
 from fleetmesh.core.routes import Matcher
 from fleetmesh.model.traffic import RateLimit
 
-_UNPRINTED: Final = {code: None for code in (*range(32), 127)}
+_ROUNDING: Final = 1e-6  # seconds; sums of binary fractions
+_UNPRINTED: Final = dict.fromkeys((*range(32), 127))
 
 
 class Bucket:
@@ -30,7 +32,8 @@ class Bucket:
 
     def wait(self, now: float) -> float:
         """Seconds until a request is within the rate; 0.0: it is now."""
-        return max(self._full_at - self._tolerance - now, 0.0)
+        wait = self._full_at - self._tolerance - now
+        return wait if wait > _ROUNDING else 0.0
 
     def take(self, now: float) -> None:
         self._full_at = max(self._full_at, now) + self._each
@@ -69,16 +72,11 @@ class Rates:
         seconds = max(ceil(wait), 1)
         name = limit.name.translate(_UNPRINTED).replace("\\", "\\\\").replace('"', '\\"')
         policy = b'"%b"' % name.encode("ascii", "replace")
+        window = max(ceil(burst / limit.per_second), 1)
         return (
-            b"Retry-After: %d\r\nRateLimit-Policy: %b;q=%d;w=%d\r\nRateLimit: %b;r=0;t=%d\r\n"
-            % (
-                seconds,
-                policy,
-                burst,
-                max(ceil(burst / limit.per_second), 1),
-                policy,
-                seconds,
-            )
+            b"Retry-After: %d\r\n" % seconds
+            + b"RateLimit-Policy: %b;q=%d;w=%d\r\n" % (policy, burst, window)
+            + b"RateLimit: %b;r=0;t=%d\r\n" % (policy, seconds)
         )
 
 

@@ -7,6 +7,7 @@ from fleetmesh.core.admission import Admission, admission
 from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.budget import Budget
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
+from fleetmesh.core.line import MOST, Lines
 from fleetmesh.core.outlier import Outliers, Rules, Standing
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
@@ -83,6 +84,7 @@ class Table:
         "by_port",
         "ejections",
         "generation",
+        "lines",
         "now",
         "outliers",
         "outsiders",
@@ -104,6 +106,7 @@ class Table:
         self.by_destination: dict[tuple[str, int], UpstreamEntry] = {}
         self.by_address: dict[str, UpstreamEntry] = {}
         self.places: dict[PlaceKey, Place] = {}
+        self.lines: dict[OutliersKey, Lines] = {}
         self.outliers: dict[OutliersKey, Outliers] = {}
         self.ejections: dict[tuple[str, str], int] = {}
         self.now = now
@@ -238,6 +241,7 @@ def _places(
     """The eligible places of `target`; all of them are put down in `table`. Upstreams that share
     a target share its places."""
     expected = str(target.spiffe_id)
+    lines = _lines(target, table, previous, keeping)
     places: list[Place] = []
     for endpoint in target.endpoints:
         key = (
@@ -257,13 +261,33 @@ def _places(
         if place is None:
             place = Place(endpoint, expected, target.sni, target.connect_timeout, keeping)
         place.endpoint = endpoint
-        place.limit(target.limits)
+        place.limit(target.limits, lines)
         table.places[key] = place
         if endpoint.health is not Health.CRITICAL and endpoint.weight > 0:
             places.append(place)
         else:
             place.cool()
     return places
+
+
+def _lines(
+    target: Target, table: Table, previous: Table | None, keeping: UpstreamSettings
+) -> Lines | None:
+    """None where nobody waits for a place."""
+    said = target.limits.queue_wait
+    patience = keeping.queue_wait if said is None else said
+    if patience <= 0.0:
+        return None
+    key = (target.id, target.connect_timeout)
+    lines = table.lines.get(key)
+    if lines is None:
+        most = target.limits.max_pending_requests or MOST
+        lines = previous.lines.get(key) if previous is not None else None
+        if lines is None:
+            lines = Lines(patience, most)
+        lines.settle(patience, most)
+        table.lines[key] = lines
+    return lines
 
 
 def _outliers(

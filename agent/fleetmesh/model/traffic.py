@@ -75,11 +75,13 @@ class Balancing(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Per caller and worker; None is no limit of Consul's."""
+    """Per caller and worker; None is no limit of Consul's. A request waits `queue_wait` seconds
+    for a place where all are taken, None for as long as the settings say."""
 
     max_connections: int | None = None
     max_pending_requests: int | None = None
     max_concurrent_requests: int | None = None
+    queue_wait: float | None = None
 
 
 class PassiveHealth(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ FATAL = frozenset(
 )
 
 SHED = frozenset({Refusal.OVERFLOW, Refusal.OVERLOADED})
-"""Nothing is broken: whoever sees it must neither eject nor ask again. As Envoy's x-envoy-overloaded."""
+"""Nothing is broken: whoever sees it neither ejects nor asks again, as with x-envoy-overloaded."""
 LATER = frozenset({Refusal.OVERLOADED, Refusal.RATE_LIMITED})
 
 

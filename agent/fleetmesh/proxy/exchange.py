@@ -20,6 +20,7 @@ from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
+from fleetmesh.proxy.turn import Turn, crowded, elsewhere
 from fleetmesh.proxy.upstream import Upstream
 
 KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nobody takes it
@@ -27,10 +28,19 @@ KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nob
 
 class Exchange(Downstream):
     """`_kept` is what of the request was sent already, as long as it can be sent again. `_tried`
-    are the endpoints whose outcome was retried. `marks` are the lines that tell the next
-    one of the request's trace."""
+    are the endpoints whose outcome was retried. With a `_turn` it waits for a place. `marks` are
+    the lines that tell the next one of the request's trace."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_tried", "_upstream", "marks")
+    __slots__ = (
+        "_kept",
+        "_kept_bytes",
+        "_replayed",
+        "_ticket",
+        "_tried",
+        "_turn",
+        "_upstream",
+        "marks",
+    )
 
     def __init__(self, plane: Plane, site: Site) -> None:
         super().__init__(plane, site)
@@ -40,6 +50,7 @@ class Exchange(Downstream):
         self._kept_bytes = 0
         self._replayed = False
         self._tried: list[str] = []
+        self._turn: Turn | None = None
         self.marks = b""
 
     # Towards the upstream.
@@ -53,10 +64,15 @@ class Exchange(Downstream):
         if isinstance(lane, Refusal):
             self.refuse(lane)
             return
-        pool = lane.pool
-        if pool.max_requests and pool.full(pool.max_requests):
-            self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
-            return
+        waits = False
+        if lane.pool.max_requests and crowded(lane):
+            other = elsewhere(site, lane, ())
+            if other is not None:
+                lane = other
+            elif self._may_wait(lane):
+                waits = True
+            else:
+                return
         leg = site.leg
         if leg is not None:
             self.limit(leg.timeout, leg.idle_timeout)
@@ -73,12 +89,37 @@ class Exchange(Downstream):
         self._replayed = False
         if self._tried:
             self._tried = []
-        upstream = pool.take(self.plane.now)
+        if waits:
+            self._wait(lane)
+            return
+        upstream = lane.pool.take(self.plane.now)
         if upstream is None:
             self._dial(lane)
         else:
             self._upstream = upstream
             upstream.serve(self, reused=True)
+
+    def _may_wait(self, lane: Lane) -> bool:
+        """If not, it is refused."""
+        line = lane.pool.line
+        if line is not None and not line.full:
+            return True
+        self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
+        return False
+
+    def _wait(self, lane: Lane) -> None:
+        line = lane.pool.line
+        assert line is not None
+        self._turn = Turn(self, lane, line, tuple(self._tried))
+
+    def placed(self, lane: Lane) -> None:
+        """There is room for it."""
+        self._turn = None
+        upstream = lane.pool.take(self.plane.now)
+        if upstream is None:
+            self._dial(lane)
+        else:
+            self._attach(upstream, reused=True)
 
     def reached(self, lane: Lane) -> None:
         """It was tried to dial this one."""
@@ -93,7 +134,7 @@ class Exchange(Downstream):
         try:
             lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
         finally:
-            pool.opening -= 1
+            pool.dialled()
         if ticket == self._ticket:
             self.reached(lane)
         if isinstance(outcome, Upstream):
@@ -157,15 +198,14 @@ class Exchange(Downstream):
         if isinstance(lane, Refusal):
             self.refuse(lane)
             return
-        pool = lane.pool
-        if pool.max_requests and pool.full(pool.max_requests):
-            self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
-            return
-        upstream = pool.take(self.plane.now)
-        if upstream is None:
-            self._dial(lane)
-        else:
-            self._attach(upstream, reused=True)
+        if crowded(lane):
+            other = elsewhere(self.site, lane, self._tried)
+            if other is None:
+                if self._may_wait(lane):
+                    self._wait(lane)
+                return
+            lane = other
+        self.placed(lane)
 
     def _attach(self, upstream: Upstream, *, reused: bool) -> None:
         self._upstream = upstream
@@ -196,6 +236,9 @@ class Exchange(Downstream):
     def _abandon(self) -> None:
         self._ticket += 1
         self._kept = None
+        if self._turn is not None:
+            self._turn.leave()
+            self._turn = None
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             standing = upstream.lane.standing

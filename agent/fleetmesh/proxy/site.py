@@ -41,8 +41,9 @@ class Site:
     intention's. `failure` is what an unreachable endpoint means here. `route_name` is the route's
     that the current request takes, empty when it takes none, and `leg` what that and its split say
     of it. `set_cookie` are lines for the head of the current answer. `detected`: the protocol was
-    found out from the first bytes; `later` are lines of a refusal's head that say when to come again; `sni` is the name in them where they were TLS. `identity` is
-    the SPIFFE ID that the caller has proved.
+    found out from the first bytes; `sni` is the name in them where they were TLS. `identity` is
+    the SPIFFE ID that the caller has proved. `later` are the lines of a refusal that say when to
+    come again.
     """
 
     __slots__ = (

@@ -130,6 +130,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_idle: Annotated[int, kinds.IDLE] = 1024
     max_connections: Annotated[int, kinds.PLACES] = 0
     max_requests: Annotated[int, kinds.PLACES] = 0
+    queue_wait: Annotated[float, kinds.DEADLINE] = 0.0
     warm_connections: Annotated[int, kinds.WARM] = 0
     retry_budget: Annotated[float, kinds.SHARE] = 0.2
     min_retries_per_second: Annotated[int, kinds.RETRIES] = 3

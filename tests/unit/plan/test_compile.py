@@ -7,7 +7,15 @@ from msgspec.structs import replace
 from tests.support.answers import NOON, TRUST, chain, instance, leaf
 
 from fleetmesh.model.snapshot import Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Limits, PassiveHealth, Protocol, Upstream
+from fleetmesh.model.traffic import (
+    Endpoint,
+    Health,
+    Limits,
+    PassiveHealth,
+    Protocol,
+    RateLimit,
+    Upstream,
+)
 from fleetmesh.plan.addresses import owner
 from fleetmesh.plan.answers import (
     Check,
@@ -376,7 +384,8 @@ def test_defaults_reach_local_services_and_calls() -> None:
         local_connect_timeout_ms=2000,
         local_request_timeout_ms=3000,
         max_inbound_connections=50,
-        rate_limits={"InstanceLevel": {}},
+        rate_limits={"InstanceLevel": {"RequestsPerSecond": 100}},
+        meta={"fleetmesh-adaptive-concurrency": "true"},
     )
     result = compiled(observed(instance(), service_defaults=(entry,)))
     (web,) = result.snapshot.services
@@ -384,7 +393,9 @@ def test_defaults_reach_local_services_and_calls() -> None:
     (upstream,) = result.snapshot.upstreams
     assert (upstream.target.connect_timeout, upstream.target.limits) == (1.5, Limits(7))
     assert upstream.target.passive_health == PassiveHealth(max_failures=4)
-    assert [w.path for w in result.warnings] == ["service-defaults/web: RateLimits"]
+    assert web.adaptive_concurrency
+    assert web.rate_limits == (RateLimit("instance", 100.0),)
+    assert not result.warnings
 
 
 def test_meta_of_a_service_chooses_its_balancing_where_no_resolver_does() -> None:

@@ -80,7 +80,7 @@ def test_what_is_not_honoured_is_told_by_name() -> None:
             "Name": "web",
             "Expose": {"Checks": True},
             "EnvoyExtensions": [{"Name": "builtin/lua"}],
-            "RateLimits": {"InstanceLevel": {}},
+            "RateLimits": {"InstanceLevel": {"Routes": [{"PathExact": "/"}]}},
             "UpstreamConfig": {
                 "Overrides": [{"Name": "cart", "EnvoyClusterJSON": "{}"}],
             },
@@ -94,8 +94,8 @@ def test_what_is_not_honoured_is_told_by_name() -> None:
         "proxy-defaults/global: Expose",
         "service-defaults/web: Expose",
         "service-defaults/web: EnvoyExtensions[builtin/lua]",
-        "service-defaults/web: RateLimits",
         "service-defaults/web: UpstreamConfig.Overrides[cart].EnvoyClusterJSON",
+        "service-defaults/web: RateLimits.InstanceLevel.Routes[0].per_second",
     ]
     assert defaults(Config={"protocol": "http"}, Expose={}).problems() == ()
 
