@@ -1,4 +1,4 @@
-"""Rates and adaptive concurrency, by two workers: what a caller is told, and what it makes of it."""
+"""Rates and adaptive concurrency: what a caller is told, and what its sidecar makes of it."""
 
 from __future__ import annotations
 
