@@ -131,6 +131,11 @@ class Pool(Generic[C]):
         except ValueError:
             pass
 
+    def idle(self) -> list[C]:
+        """Remove and return all that wait."""
+        idle, self._idle = self._idle, []
+        return idle
+
     def expired(self, now: float) -> list[C]:
         """Remove and return what is past its time."""
         kept: list[C] = []
@@ -147,5 +152,4 @@ class Pool(Generic[C]):
     def close(self) -> list[C]:
         """Nothing comes back any more; returns what is idle."""
         self.closed = True
-        idle, self._idle = self._idle, []
-        return idle
+        return self.idle()

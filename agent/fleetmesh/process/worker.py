@@ -24,7 +24,12 @@ import uvloop
 from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import link
 from fleetmesh.edge import journal
-from fleetmesh.edge.confinement import drop_privileges, keep_freed_memory, raise_open_files
+from fleetmesh.edge.confinement import (
+    drop_privileges,
+    keep_freed_memory,
+    open_files,
+    raise_open_files,
+)
 from fleetmesh.edge.ipc import (
     Answered,
     Applied,
@@ -43,10 +48,11 @@ from fleetmesh.edge.ipc import (
 )
 from fleetmesh.edge.systemd import setup_logging
 from fleetmesh.edge.tls import IdentityError, client_context, server_context
-from fleetmesh.model.report import Report, Served
+from fleetmesh.model.report import Direction, Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
 from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.asking import Questions
+from fleetmesh.proxy.crowd import TurnedAway, most_connections
 from fleetmesh.proxy.keepalive import keep_alive
 from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
@@ -73,6 +79,7 @@ class Worker:
             settings.tracing,
             _access_log(settings.access_log),
         )
+        self._plane.most_connections = most_connections(settings.max_connections, open_files())
         if settings.on_demand:
             self._plane.questions = Questions(self._ask)
         self._upstream = settings.upstream
@@ -294,7 +301,10 @@ class _Factory:
         self._listener = listener
 
     def __call__(self) -> Any:
-        listener = self._listener
+        plane, listener = self._plane, self._listener
+        if len(plane.connections) >= plane.most_connections:
+            direction = Direction(listener.kind.value)
+            return TurnedAway(plane, direction, listener.service, listener.upstream)
         match listener.kind:
             case ListenerKind.OUTBOUND:
                 return OutboundArrival(self._plane, listener.service, listener.upstream)

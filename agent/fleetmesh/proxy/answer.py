@@ -23,7 +23,7 @@ FATAL = frozenset(
     }
 )
 
-SHED = frozenset({Refusal.OVERFLOW, Refusal.OVERLOADED})
+SHED = frozenset({Refusal.OVERFLOW, Refusal.OVERLOADED, Refusal.TOO_MANY_CONNECTIONS})
 """Nothing is broken: whoever sees it neither ejects nor asks again, as with x-envoy-overloaded."""
 LATER = frozenset({Refusal.OVERLOADED, Refusal.RATE_LIMITED})
 

@@ -11,6 +11,7 @@ import msgspec
 from fleetmesh.core.lane import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.conduit import Receiver
+from fleetmesh.proxy.crowd import OUT_OF_FILES, release_idle
 from fleetmesh.proxy.keepalive import keep_alive_dialled
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
@@ -78,14 +79,23 @@ async def dial(
     know of it are offered to carry several.
 
     An endpoint that failed is dialled again only if it accepted the connection before it
-    dropped it, as a restarting agent does, and there is no other.
+    dropped it, as a restarting agent does, and there is no other. Where no file can be opened,
+    connections that wait for a next request are given up, once.
     """
     tried = [lane.endpoint_id]
+    released = False
     while True:
         protocol = make(lane)
         failure = await _open(plane, lane, protocol, streams)
         if failure is None:
             return lane, protocol
+        if failure.refusal is Refusal.TOO_MANY_CONNECTIONS:
+            # No endpoint is to blame, and none would be reached.
+            if released or not release_idle(plane):
+                return lane, failure
+            released = True
+            await asyncio.sleep(0)
+            continue
         if lane.standing is not None and failure.refusal is not Refusal.NO_IDENTITY:
             lane.standing.unanswered(plane.now)
         settled = Failure(failure.refusal or site.failure, failure.detail)
@@ -114,6 +124,8 @@ async def _open(plane: Plane, lane: Lane, protocol: Receiver, streams: bool) -> 
     except WrongPeerError as wrong:  # compiled, a name has one type in a function
         return Failure(Refusal.WRONG_PEER, str(wrong))
     except (OSError, ValueError) as error:  # ssl.SSLError is the one, a bad SNI the other
+        if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
+            return Failure(Refusal.TOO_MANY_CONNECTIONS, "no file descriptor is left")
         return Failure(None, str(error), dropped=not isinstance(error, ConnectionRefusedError))
 
 

@@ -71,7 +71,7 @@ class Held(Protocol):
 class Plane:
     """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
     where no records are kept of requests, `questions` where nobody can be asked whose an address
-    is."""
+    is. Beyond `most_connections` none is accepted."""
 
     __slots__ = (
         "_logged",
@@ -85,6 +85,7 @@ class Plane:
         "identities",
         "loop",
         "marker",
+        "most_connections",
         "now",
         "questions",
         "table",
@@ -114,6 +115,7 @@ class Plane:
         self.identities: Mapping[str, Identity] = {}
         self.telemetry = Telemetry()
         self.connections: set[Held] = set()
+        self.most_connections = 1 << 30
         self.draining = False
         self.now = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
