@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Final, Protocol
+
+from fleetmesh.model.traffic import Target
 
 MOST: Final = 1024
 """Requests in a line where nothing else is said: Envoy's default of pending requests."""
@@ -68,3 +71,25 @@ class Lines:
         self.patience, self.most = patience, most
         for line in self._lines.values():
             line.patience, line.most = patience, most
+
+
+Key = tuple[str, float]
+"""A target's id and its connect timeout: upstreams where both are the same share its endpoints."""
+
+
+def lines_of(
+    target: Target, patience: float, known: dict[Key, Lines], before: Mapping[Key, Lines]
+) -> Lines | None:
+    """Those of `target`, put down in `known`, the ones from `before` if there were any; None where
+    nobody waits. `patience` is for where the target says nothing."""
+    said = target.limits.queue_wait
+    patience = patience if said is None else said
+    if patience <= 0.0:
+        return None
+    key = (target.id, target.connect_timeout)
+    lines = known.get(key)
+    if lines is None:
+        most = target.limits.max_pending_requests or MOST
+        lines = known[key] = before.get(key) or Lines(patience, most)
+        lines.settle(patience, most)
+    return lines

@@ -39,6 +39,7 @@ from fleetmesh.edge.ipc import (
     Collect,
     CollectRecords,
     Drain,
+    Ejections,
     Listener,
     ListenerKind,
     Publish,
@@ -48,13 +49,18 @@ from fleetmesh.edge.ipc import (
 )
 from fleetmesh.edge.systemd import setup_logging
 from fleetmesh.edge.tls import IdentityError, client_context, server_context
-from fleetmesh.model.report import Direction, Report, Served
+from fleetmesh.model.report import Direction, Ejection, Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
 from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.asking import Questions
 from fleetmesh.proxy.crowd import TurnedAway, most_connections
 from fleetmesh.proxy.keepalive import keep_alive
-from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
+from fleetmesh.proxy.listener import (
+    ExposedArrival,
+    InboundArrival,
+    OutboundArrival,
+    PlainArrival,
+)
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
 from fleetmesh.proxy.warm import warm
 from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
@@ -82,6 +88,7 @@ class Worker:
         self._plane.most_connections = most_connections(settings.max_connections, open_files())
         if settings.on_demand:
             self._plane.questions = Questions(self._ask)
+        self._plane.share = self._share
         self._upstream = settings.upstream
         self._workers = settings.workers
         self._sockets: dict[str, socket.socket] = {}
@@ -96,7 +103,7 @@ class Worker:
                 await self._publish(message, fds)
             elif isinstance(message, Collect | CollectRecords):
                 await self._answer(message)
-            elif isinstance(message, Answered):
+            elif isinstance(message, Answered | Ejections):
                 self._learn(message)
             elif isinstance(message, Drain):
                 await self._drain(message.seconds)
@@ -217,17 +224,23 @@ class Worker:
     def _ask(self, address: str, port: int) -> None:
         self._plane.spawn(self._send(Ask(address, port)))
 
-    async def _send(self, question: Ask) -> None:
+    async def _send(self, message: Ask | Ejections) -> None:
         try:
-            await self._channel.send(question)
+            await self._channel.send(message)
         except ChannelClosedError:
             pass  # the channel's reader ends this worker
 
-    def _learn(self, answer: Answered) -> None:
-        """What was published before the answer is served by now."""
+    def _share(self, ejections: list[Ejection]) -> None:
+        self._plane.spawn(self._send(Ejections(tuple(ejections))))
+
+    def _learn(self, told: Answered | Ejections) -> None:
+        """What was published before an answer is served by now."""
         plane = self._plane
-        if plane.questions is not None:
-            plane.questions.answered((answer.address, answer.port), plane.now)
+        if isinstance(told, Ejections):
+            for ejection in told.ejections:
+                plane.table.heard(ejection, plane.now)
+        elif plane.questions is not None:
+            plane.questions.answered((told.address, told.port), plane.now)
 
     def _report(self) -> Report:
         identities = self._plane.identities
@@ -287,8 +300,14 @@ class Worker:
                     await self._channel.send(Applied(message.generation, "; ".join(problems)))
             elif isinstance(message, Collect | CollectRecords):
                 await self._answer(message)
-            elif isinstance(message, Answered):
+            elif isinstance(message, Answered | Ejections):
                 self._learn(message)
+
+
+_DIRECTIONS = {
+    ListenerKind.OUTBOUND: Direction.OUTBOUND,
+    ListenerKind.INBOUND: Direction.INBOUND,
+}
 
 
 class _Factory:
@@ -303,7 +322,7 @@ class _Factory:
     def __call__(self) -> Any:
         plane, listener = self._plane, self._listener
         if len(plane.connections) >= plane.most_connections:
-            direction = Direction(listener.kind.value)
+            direction = _DIRECTIONS.get(listener.kind, Direction.PLAIN)
             return TurnedAway(plane, direction, listener.service, listener.upstream)
         match listener.kind:
             case ListenerKind.OUTBOUND:
@@ -312,6 +331,8 @@ class _Factory:
                 return InboundArrival(self._plane, listener.service)
             case ListenerKind.PLAIN:
                 return PlainArrival(self._plane)
+            case ListenerKind.EXPOSED:
+                return ExposedArrival(self._plane)
 
 
 def _identity(snapshot: Snapshot, leaf: Leaf, share: bool) -> Identity:
