@@ -7,6 +7,7 @@ from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.budget import Budget
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.outlier import Outliers, Rules, Standing
+from fleetmesh.core.retry import by_default
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
@@ -196,20 +197,21 @@ def _upstream(
             matcher = known.matcher
         else:
             matcher = Matcher(matches)
+    if known is not None:
+        budget = known.budget
+    else:
+        budget = Budget(keeping.retry_budget, keeping.min_retries_per_second)
     targets: dict[str, TargetEntry] = {}
     for target in upstream.targets():
         before = known.targets.get(target.id) if known is not None else None
         places = _places(target, table, previous, keeping)
         outliers = _outliers(target, places, table, previous, keeping)
-        targets[target.id] = TargetEntry(
-            target.id, places, offset, target.balancing, before, outliers
-        )
+        entry = TargetEntry(target.id, places, offset, target.balancing, before, outliers)
+        count = target.tries.retries
+        entry.retries = by_default(keeping.retries if count is None else count, budget)
+        targets[target.id] = entry
     for target in upstream.targets():
         targets[target.id].fail_over([targets[other] for other in target.failover])
-    if known is not None:
-        budget = known.budget
-    else:
-        budget = Budget(keeping.retry_budget, keeping.min_retries_per_second)
     return UpstreamEntry(upstream, targets, matcher, budget)
 
 

@@ -11,6 +11,7 @@ from fleetmesh.balance.latency import Latency
 from fleetmesh.core.hashing import Hashing
 from fleetmesh.core.lane import Caller, Place
 from fleetmesh.core.outlier import Outliers
+from fleetmesh.core.retry import Policy
 from fleetmesh.model.traffic import Balancing
 
 _TURNS = 8
@@ -31,7 +32,8 @@ class _Active:
 class TargetEntry:
     """A target with its eligible endpoints and the picker that chooses among them. `draws`: its
     picker wants a number, which `hashing`, if there is one, takes from the request. `outliers` has
-    the standings of its places, if there are several.
+    the standings of its places, if there are several. `retries` are for what no route says
+    anything about.
 
     `previous` is what it was in the table before: its callers are remembered, and its picker goes
     on where nothing changed that it knows of.
@@ -51,6 +53,7 @@ class TargetEntry:
         "id",
         "outliers",
         "places",
+        "retries",
     )
 
     def __init__(
@@ -71,6 +74,7 @@ class TargetEntry:
         self.draws = policy in HASHING or (self._only is None and policy not in COUNTING)
         self.hashing = Hashing(balancing.hash_policies) if policy in HASHING else None
         self.outliers = outliers
+        self.retries: Policy | None = None
         choices = Choices(
             [place.endpoint.id for place in places],
             [place.endpoint.weight for place in places],

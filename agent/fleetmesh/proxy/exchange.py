@@ -10,31 +10,31 @@ import random
 import time
 from typing import Final
 
+from fleetmesh.core.budget import Budget
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import IDEMPOTENT
-from fleetmesh.core.retry import Policy, pause
+from fleetmesh.core.retry import pause
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.dial import dial
-from fleetmesh.proxy.downstream import Downstream
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
+from fleetmesh.proxy.tries import Tries
 from fleetmesh.proxy.upstream import Upstream
 
 KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nobody takes it
 
 
-class Exchange(Downstream):
+class Exchange(Tries):
     """`_kept` is what of the request was sent already, as long as it can be sent again. `_tried`
     are the endpoints whose outcome was retried. `marks` are the lines that tell the next
     one of the request's trace."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_tried", "_upstream", "marks")
+    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_tried", "marks")
 
     def __init__(self, plane: Plane, site: Site) -> None:
         super().__init__(plane, site)
-        self._upstream: Upstream | None = None
         self._ticket = 0
         self._kept: list[bytes] | None = None
         self._kept_bytes = 0
@@ -60,8 +60,6 @@ class Exchange(Downstream):
         leg = site.leg
         if leg is not None:
             self.limit(leg.timeout, leg.idle_timeout)
-            if leg.retries is not None:
-                leg.retries.budget.earn()
             if leg.request is not None:
                 self.lines = leg.request.changed(self.lines, self, self.peer)
         elif self.limited:
@@ -91,58 +89,86 @@ class Exchange(Downstream):
     async def _connect(self, lane: Lane, ticket: int) -> None:
         plane, pool = self.plane, lane.pool
         try:
-            lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
+            lane, outcome = await dial(
+                plane,
+                self.site,
+                lane,
+                lambda lane: Upstream(plane, lane),
+                tried=self._tried,
+                spare=self._spare,
+            )
         finally:
             pool.opening -= 1
         if ticket == self._ticket:
             self.reached(lane)
         if isinstance(outcome, Upstream):
-            lane.pool.lend()
             if ticket == self._ticket and outcome.usable:
+                lane.pool.lend()
                 self._attach(outcome, reused=False)
             else:
-                # The exchange ended meanwhile; the connection will serve another. Not where the
-                # peer waits for its first byte to find out what it speaks: silence means tcp.
-                if self.site.detected and outcome.usable:
-                    outcome.abandon()
-                else:
-                    outcome.shelve()
-                if ticket == self._ticket:
+                # The exchange ended meanwhile.
+                self._spare(outcome)
+                if ticket == self._ticket and not self._reconnects(lane, Refusal.UPSTREAM_RESET):
                     self.refuse(Refusal.UPSTREAM_RESET, "closed at once")
         elif ticket == self._ticket:
             refusal = outcome.refusal or self.site.failure
-            policy = self.policy()
-            unreached = refusal is Refusal.CONNECT_FAILED
-            if unreached and policy is not None and policy.connect and self.again(lane):
-                return
-            self.refuse(refusal, f"{lane.address}:{lane.port}: {outcome.detail}")
+            if not self._reconnects(lane, refusal):
+                self.refuse(refusal, f"{lane.address}:{lane.port}: {outcome.detail}")
 
-    def policy(self) -> Policy | None:
-        """When the current request is to be sent again; None: never."""
-        leg = self.site.leg
-        return None if leg is None else leg.retries
+    def _reconnects(self, lane: Lane, refusal: Refusal) -> bool:
+        """Whether there is another try after one of which nothing was sent. Where nobody has asked
+        for any it is enough that `dial` has gone from endpoint to endpoint."""
+        policy = self.site.retries()
+        if policy is None:
+            return False
+        if refusal is Refusal.UPSTREAM_RESET:
+            return policy.reset and self.again(lane, unseen=True)
+        asked = policy.connect and not policy.by_default
+        return asked and refusal is Refusal.CONNECT_FAILED and self.again(lane, unseen=True)
 
-    def again(self, lane: Lane) -> bool:
+    def _spare(self, upstream: Upstream) -> None:
+        """A connection that its exchange has no use for will serve another. Not where the peer
+        waits for its first byte to find out what it speaks: silence means tcp."""
+        upstream.lane.pool.lend()
+        if self.site.detected and upstream.usable:
+            upstream.abandon()
+        else:
+            upstream.shelve()
+
+    def again(self, lane: Lane, *, unseen: bool = False) -> bool:
         """Whether the request is sent once more, after its try along `lane` came to nothing. Its
-        time runs on."""
-        policy = self.policy()
+        time runs on. `unseen`: no application knows of it."""
+        policy = self.site.retries()
         kept = self._kept
         if policy is None or kept is None or self.response_begun:
             return False
-        tries = len(self._tried) + 1
-        if tries > policy.count:
+        if policy.by_default and (
+            lane.standing is None or not (unseen or self.method in IDEMPOTENT)
+        ):
             return False
-        if not policy.budget.spend(self.plane.now):
-            self.series.spared(self.site.route_name)
+        tries = len(self._tried) + 1
+        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
+        if tries > policy.count or self.plane.now + wait >= self.until:
+            return False
+        if not self._afford(policy.budget):
             return False
         self.series.retried(self.site.route_name)
         self._tried.append(lane.endpoint_id)
         self._upstream = None
         self._ticket += 1
         self._replay(kept)
-        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
         self.plane.loop.call_later(wait, self._retry, self._ticket)
         return True
+
+    def _afford(self, budget: Budget) -> bool:
+        """Whether the budget lets a request be sent beyond its first time."""
+        if budget.spend(self.plane.now):
+            return True
+        budget.earn(self.site.source, self.series.ended())
+        if budget.spend(self.plane.now):
+            return True
+        self.series.spared(self.site.route_name)
+        return False
 
     def _replay(self, kept: list[bytes]) -> None:
         self.out[:0] = kept
@@ -276,19 +302,11 @@ class Exchange(Downstream):
                 return
         if standing is not None:
             standing.unanswered(self.plane.now)
-        policy = self.policy()
+        policy = self.site.retries()
         reset = refusal is Refusal.UPSTREAM_RESET
         if reset and policy is not None and policy.reset and self.again(upstream.lane):
             return
         self.refuse(refusal, detail)
-
-    def expire(self, now: float) -> None:
-        upstream = self._upstream
-        if self.phase == WAIT and upstream is not None and not self.response_begun:
-            standing = upstream.lane.standing
-            if standing is not None:
-                standing.unanswered(now)
-        super().expire(now)
 
     def tunnel(self, upstream: Upstream, head: bytes, rest: bytes) -> None:
         """The upstream agreed to change protocols: from here on bytes are bytes."""

@@ -39,9 +39,10 @@ UNREAD: Final = 8  # the client has to take its answers first
 class RequestReader(RequestHead):
     """`phase` says what is read next, `out` holds what is to go upstream: the body's bytes, framed
     anew. `persistent`: another request may follow on this connection; with `retiring`, none does.
-    `started` is when the first byte of the request came (monotonic seconds). `patience` is how long
+    `started` is when the first byte of the request came (monotonic seconds). `waits` is how long
     the answer may take to begin after the request's end, `idle_timeout` how long either may pause,
-    in seconds; `limited`: a leg said so. Then `until` is when the whole answer must be out.
+    in seconds; `patience` is the time to the first `look` whether it will, and the whole where
+    nobody looks. `limited`: a leg said so. Then `until` is when the whole answer must be out.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class RequestReader(RequestHead):
         "deadline",
         "idle_timeout",
         "limited",
+        "look",
         "out",
         "patience",
         "persistent",
@@ -64,6 +66,7 @@ class RequestReader(RequestHead):
         "started",
         "transport",
         "until",
+        "waits",
     )
 
     def __init__(self, plane: Plane) -> None:
@@ -72,7 +75,8 @@ class RequestReader(RequestHead):
         self.phase = IDLE
         self.deadline = plane.now + plane.http.idle_timeout
         self.idle_timeout = plane.http.idle_timeout
-        self.patience = plane.http.request_timeout or plane.http.idle_timeout
+        self.waits = self.patience = plane.http.request_timeout or plane.http.idle_timeout
+        self.look = inf
         self.limited = False
         self._span = 0.0
         self.until = inf
@@ -261,9 +265,10 @@ class RequestReader(RequestHead):
         waits = http.request_timeout if timeout is None else timeout
         self.idle_timeout = idle_timeout or http.idle_timeout
         if idle_timeout and waits:
-            self.patience = min(waits, idle_timeout)
+            self.waits = min(waits, idle_timeout)
         else:
-            self.patience = waits or self.idle_timeout
+            self.waits = waits or self.idle_timeout
+        self.patience = min(self.waits, self.look)
         self._span = timeout or 0.0
         self.until = inf
         if self.phase != WAIT:

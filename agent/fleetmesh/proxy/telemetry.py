@@ -101,6 +101,11 @@ class Series(Tally):
         answers.buckets[bisect_left(BUCKETS, seconds)] += 1
         answers.seconds += seconds
 
+    def ended(self) -> int:
+        """The exchanges that are over."""
+        by_route = self.answers.values()
+        return sum([sum(one.buckets) for by_status in by_route for one in by_status.values()])
+
     def retried(self, route: str) -> None:
         """A request is sent once more."""
         self.retries.setdefault(route, [0, 0])[0] += 1
