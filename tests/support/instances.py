@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 from tests.support.ca import Authority
+from tests.support.mesh import Handler
 from tests.support.worker import (
     WorkerProcess,
     listening,
@@ -113,15 +114,16 @@ async def instances(
     addresses: Sequence[tuple[str, int]] = (),
     sockets: Sequence[object] = (),
     netns: str = "",
+    app: Handler | None = None,
 ) -> AsyncIterator[Load]:
     """The listening `sockets` and their `addresses` may be another namespace's; then the worker is
-    in `netns`."""
+    in `netns`. `app` serves in place of what an Instance does."""
     authority, out = Authority(), listening()
     context = server_context([authority.root], authority.leaf("api"))
     running = [Instance() for _ in range(count)]
     for number, one in enumerate(running):
         where = {"sock": sockets[number]} if sockets else {"host": "127.0.0.1", "port": 0}
-        one.server = await asyncio.start_server(one, ssl=context, **where)  # type: ignore[arg-type]
+        one.server = await asyncio.start_server(app or one, ssl=context, **where)  # type: ignore[arg-type]
     ends = addresses or [("127.0.0.1", port_of(one.server.sockets[0])) for one in running]  # type: ignore[arg-type]
     api = upstream("api", 1)
     endpoints = tuple(

@@ -7,7 +7,6 @@ from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.budget import Budget
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.outlier import Outliers, Rules, Standing
-from fleetmesh.core.retry import by_default
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
@@ -36,7 +35,7 @@ class UpstreamEntry:
         self.upstream = upstream
         self.targets = targets
         self.matcher = matcher
-        self.default = default_way(upstream, targets)
+        self.default = default_way(upstream, targets, budget)
         self.ways = [route_way(route, upstream, targets, budget) for route in upstream.routes]
         self.ways.append(self.default)
         self.chooses = matcher is not None or self.default.divided or self.default.leg is not None
@@ -207,8 +206,7 @@ def _upstream(
         places = _places(target, table, previous, keeping)
         outliers = _outliers(target, places, table, previous, keeping)
         entry = TargetEntry(target.id, places, offset, target.balancing, before, outliers)
-        count = target.tries.retries
-        entry.retries = by_default(keeping.retries if count is None else count, budget)
+        entry.treat(target.tries, keeping, budget)
         targets[target.id] = entry
     for target in upstream.targets():
         targets[target.id].fail_over([targets[other] for other in target.failover])

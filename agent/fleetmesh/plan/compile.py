@@ -9,7 +9,7 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot
-from fleetmesh.model.traffic import Protocol, Target, Upstream
+from fleetmesh.model.traffic import Protocol, Target, Tries, Upstream
 from fleetmesh.plan.addresses import Destination, destinations_of
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
@@ -284,4 +284,5 @@ def _target(
         balancing=balancing,
         limits=calls.limits,
         passive_health=calls.passive_health,
+        tries=Tries(meta.retries, meta.per_try_timeout, bool(meta.hedge), meta.stream_timeout),
     )

@@ -1,7 +1,6 @@
 """One request and its response: the upstream half of a downstream connection.
 
-There is no object per request: what an exchange needs to know stands in the connection, and
-`ticket` tells one exchange from the next to a dial that comes back late.
+There is no object per request: what an exchange needs to know stands in the connection.
 """
 
 from __future__ import annotations
@@ -16,31 +15,26 @@ from fleetmesh.core.request import IDEMPOTENT
 from fleetmesh.core.retry import pause
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.dial import dial
+from fleetmesh.proxy.hedging import Hedging
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
-from fleetmesh.proxy.tries import Tries
 from fleetmesh.proxy.upstream import Upstream
 
 KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nobody takes it
 
 
-class Exchange(Tries):
-    """`_kept` is what of the request was sent already, as long as it can be sent again. `_tried`
-    are the endpoints whose outcome was retried. `marks` are the lines that tell the next
-    one of the request's trace."""
+class Exchange(Hedging):
+    """`_kept_bytes` are how much of the request is kept; `_replayed`: it was sent again because a
+    kept connection had closed."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_tried", "marks")
+    __slots__ = ("_kept_bytes", "_replayed")
 
     def __init__(self, plane: Plane, site: Site) -> None:
         super().__init__(plane, site)
-        self._ticket = 0
-        self._kept: list[bytes] | None = None
         self._kept_bytes = 0
         self._replayed = False
-        self._tried: list[str] = []
-        self.marks = b""
 
     # Towards the upstream.
 
@@ -58,10 +52,9 @@ class Exchange(Tries):
             self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
             return
         leg = site.leg
-        if leg is not None:
-            self.limit(leg.timeout, leg.idle_timeout)
-            if leg.request is not None:
-                self.lines = leg.request.changed(self.lines, self, self.peer)
+        if leg is not None or self.noted is not None:
+            if not self.prepare(leg):
+                return
         elif self.limited:
             self.limit(None, None)
         marks = self.marks = self.plane.marker.mark(self)
@@ -95,7 +88,7 @@ class Exchange(Tries):
                 lane,
                 lambda lane: Upstream(plane, lane),
                 tried=self._tried,
-                spare=self._spare,
+                spare=self.spare,
             )
         finally:
             pool.opening -= 1
@@ -107,7 +100,7 @@ class Exchange(Tries):
                 self._attach(outcome, reused=False)
             else:
                 # The exchange ended meanwhile.
-                self._spare(outcome)
+                self.spare(outcome)
                 if ticket == self._ticket and not self._reconnects(lane, Refusal.UPSTREAM_RESET):
                     self.refuse(Refusal.UPSTREAM_RESET, "closed at once")
         elif ticket == self._ticket:
@@ -126,7 +119,7 @@ class Exchange(Tries):
         asked = policy.connect and not policy.by_default
         return asked and refusal is Refusal.CONNECT_FAILED and self.again(lane, unseen=True)
 
-    def _spare(self, upstream: Upstream) -> None:
+    def spare(self, upstream: Upstream) -> None:
         """A connection that its exchange has no use for will serve another. Not where the peer
         waits for its first byte to find out what it speaks: silence means tcp."""
         upstream.lane.pool.lend()
@@ -150,17 +143,18 @@ class Exchange(Tries):
         wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
         if tries > policy.count or self.plane.now + wait >= self.until:
             return False
-        if not self._afford(policy.budget):
+        if not self.afford(policy.budget):
             return False
         self.series.retried(self.site.route_name)
         self._tried.append(lane.endpoint_id)
         self._upstream = None
+        self.forsake_rival()
         self._ticket += 1
         self._replay(kept)
         self.plane.loop.call_later(wait, self._retry, self._ticket)
         return True
 
-    def _afford(self, budget: Budget) -> bool:
+    def afford(self, budget: Budget) -> bool:
         """Whether the budget lets a request be sent beyond its first time."""
         if budget.spend(self.plane.now):
             return True
@@ -171,7 +165,8 @@ class Exchange(Tries):
         return False
 
     def _replay(self, kept: list[bytes]) -> None:
-        self.out[:0] = kept
+        sent_before = len(self._tried) + int(self._replayed)
+        self.out = [self.marked(b"".join([*kept, *self.out]), sent_before + 1)]
         self._kept = []
         self._kept_bytes = 0
         self.resume(UPSTREAM_FULL)
@@ -193,10 +188,14 @@ class Exchange(Tries):
         else:
             self._attach(upstream, reused=True)
 
+    def serve(self, upstream: Upstream, *, reused: bool) -> None:
+        upstream.serve(self, reused=reused)
+
     def _attach(self, upstream: Upstream, *, reused: bool) -> None:
         self._upstream = upstream
         upstream.serve(self, reused=reused)
         self._flush()
+        self.time_try()
         self.resume(DIALLING)
 
     def _flush(self) -> None:
@@ -223,6 +222,7 @@ class Exchange(Tries):
         self._ticket += 1
         self._kept = None
         upstream, self._upstream = self._upstream, None
+        self.forsake_rival()
         if upstream is not None:
             standing = upstream.lane.standing
             if standing is not None and upstream.asked and not self.response_begun:
@@ -256,8 +256,10 @@ class Exchange(Tries):
         if self.retiring or early or (not self.http11 and upstream.ends_with_connection):
             self.persistent = False
         leg = self.site.leg
-        if leg is not None and leg.response is not None:
-            upstream.lines = leg.response.changed(upstream.lines, self, self.peer)
+        if leg is not None:
+            self.settle(upstream, leg)
+            if leg.response is not None:
+                upstream.lines = leg.response.changed(upstream.lines, self, self.peer)
         if self.site.set_cookie:
             upstream.lines.append(self.site.set_cookie)
             self.site.set_cookie = b""
@@ -275,8 +277,12 @@ class Exchange(Tries):
 
     def upstream_lost(self, upstream: Upstream, refusal: Refusal, detail: str) -> None:
         """The upstream's connection ended before its answer did."""
-        self._upstream = None
         standing = upstream.lane.standing
+        if self.outlived(upstream):
+            if standing is not None and not upstream.reused:
+                standing.unanswered(self.plane.now)
+            return
+        self._upstream = None
         if self.response_begun:
             if standing is not None:
                 standing.broke_off()
@@ -326,6 +332,9 @@ class Exchange(Tries):
         relay.began = self.began
         relay.request = self
         relay.pool = upstream.lane.pool
+        leg = self.site.leg
+        if leg is not None and leg.stream_timeout:
+            relay.end_after(leg.stream_timeout - (time.monotonic() - self.started))
         relay.join(self.transport, upstream.transport)
         self.transport.write(head + rest)
         if early:
@@ -344,3 +353,5 @@ class Exchange(Tries):
         super().resume_writing()
         if self._upstream is not None:
             self._upstream.release()
+        if self._rival is not None:
+            self._rival.release()

@@ -42,7 +42,8 @@ class RequestReader(RequestHead):
     `started` is when the first byte of the request came (monotonic seconds). `waits` is how long
     the answer may take to begin after the request's end, `idle_timeout` how long either may pause,
     in seconds; `patience` is the time to the first `look` whether it will, and the whole where
-    nobody looks. `limited`: a leg said so. Then `until` is when the whole answer must be out.
+    nobody looks. `limited`: a leg, or the request, said so. Then `until` is when the whole answer
+    must be out, and never later than `latest`.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class RequestReader(RequestHead):
         "backlog",
         "deadline",
         "idle_timeout",
+        "latest",
         "limited",
         "look",
         "out",
@@ -79,7 +81,7 @@ class RequestReader(RequestHead):
         self.look = inf
         self.limited = False
         self._span = 0.0
-        self.until = inf
+        self.until = self.latest = inf
         self.backlog = b""
         self.out: list[bytes] = []
         self.persistent = True
@@ -254,7 +256,8 @@ class RequestReader(RequestHead):
         waits = self.idle_timeout if self.response_begun else self.patience
         self.deadline = self.plane.now + waits
         if self._span:
-            self.until = self.plane.now + self._span
+            self.until = min(self.plane.now + self._span, self.latest)
+            self.deadline = min(self.deadline, self.until)
 
     def limit(self, timeout: float | None, idle_timeout: float | None) -> None:
         """What the current request's leg says in place of the settings, if it says anything.
@@ -270,7 +273,7 @@ class RequestReader(RequestHead):
             self.waits = waits or self.idle_timeout
         self.patience = min(self.waits, self.look)
         self._span = timeout or 0.0
-        self.until = inf
+        self.until = self.latest = inf
         if self.phase != WAIT:
             self.deadline = self.plane.now + self.idle_timeout
             return

@@ -103,6 +103,10 @@ class Site:
         leg = self.leg
         return None if leg is None else leg.retries
 
+    def stream_timeout(self) -> float:
+        """Seconds that a connection may be relayed for; 0.0 for ever."""
+        return 0.0
+
     def recheck(self, request: RequestHead | None = None) -> bool:
         """Whether the table of the moment permits what was permitted before: the connection, and
         the `request` that is under way on it. `verdict` says why not."""
@@ -161,6 +165,10 @@ class OutboundSite(Site):
             return None
         target = (self._way or entry.default).target
         return entry.targets.get(target.id, target).retries
+
+    def stream_timeout(self) -> float:
+        entry = self._serving.table.upstreams.get(self.destination)
+        return 0.0 if entry is None else entry.default.target.stream_timeout
 
     def _choose(self, entry: UpstreamEntry, request: RequestHead) -> Way:
         matcher = entry.matcher

@@ -203,6 +203,10 @@ def _share(value: object) -> object:
     return float(value)
 
 
+def _switch(value: object) -> object:
+    return value if isinstance(value, bool) else Wrong(f"must be true or false, not {shown(value)}")
+
+
 def _name(value: object) -> object:
     if isinstance(value, str) and SERVICE_NAME.fullmatch(value):
         if value == "consul" or value.endswith("-sidecar-proxy"):
@@ -233,6 +237,7 @@ WARM = _whole("a number of connections, 0 to 1000", 0, 1000)
 HEADERS = _whole("a number of headers, 10 to 1000", 10, 1000)
 WATCHES = _whole("a number of queries, 10 to 1000", 10, 1000)
 RECORDS = _whole("a number of records, 1 to 100000", 1, 100_000)
+SWITCH = Kind("true or false", _switch)
 SHARE = Kind("a share, 0 to 1", _share)
 TIMEOUT = _duration("a duration", 0.1, 86400)
 DETECT = _duration("a duration", 0.01, 60)
