@@ -22,16 +22,18 @@ MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
 
 class ListenerKind(enum.StrEnum):
     """OUTBOUND takes what capture redirects from a service's user, INBOUND is a sidecar port,
-    PLAIN takes what capture redirects from applications' own ports."""
+    PLAIN takes what capture redirects from applications' own ports, EXPOSED what anybody asks of
+    the paths that services expose."""
 
     OUTBOUND = "outbound"
     INBOUND = "inbound"
     PLAIN = "plain"
+    EXPOSED = "exposed"
 
 
 class Listener(msgspec.Struct, frozen=True, array_like=True):
-    """One listening socket. `service` is empty for PLAIN. `upstream`, for OUTBOUND only, is where
-    every connection goes without asking capture: for running workers without it."""
+    """One listening socket. `service` is empty for PLAIN and EXPOSED. `upstream`, for OUTBOUND,
+    is where every connection goes without asking capture: for running workers without it."""
 
     name: str
     kind: ListenerKind

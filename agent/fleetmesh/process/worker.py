@@ -48,7 +48,12 @@ from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
 from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.asking import Questions
 from fleetmesh.proxy.keepalive import keep_alive
-from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
+from fleetmesh.proxy.listener import (
+    ExposedArrival,
+    InboundArrival,
+    OutboundArrival,
+    PlainArrival,
+)
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
 from fleetmesh.proxy.warm import warm
 from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
@@ -301,6 +306,8 @@ class _Factory:
                 return InboundArrival(self._plane, listener.service)
             case ListenerKind.PLAIN:
                 return PlainArrival(self._plane)
+            case ListenerKind.EXPOSED:
+                return ExposedArrival(self._plane)
 
 
 def _identity(snapshot: Snapshot, leaf: Leaf, share: bool) -> Identity:

@@ -93,7 +93,7 @@ async def dial(
     while True:
         patience = plane.unreachable_after
         if lane.standing is not None and 0.0 < patience < lane.connect_timeout:
-            lane, protocol, failure = await dials.race(lane, patience, spare)
+            lane, protocol, failure = await dials.dial_race(lane, patience, spare)
         else:
             protocol = make(lane)
             failure = await _open(plane, lane, protocol, streams)
@@ -145,7 +145,7 @@ class _Dials(Generic[P]):
         self._tried.append(lane.endpoint_id)
         return lane
 
-    async def race(
+    async def dial_race(
         self, lane: Lane, patience: float, spare: Callable[[P], None] | None
     ) -> tuple[Lane, P, Failure | None]:
         """The first connection of those that are begun, each as long after the last as its
@@ -180,7 +180,7 @@ class _Dials(Generic[P]):
                 if spare is None:
                     task.cancel()
                 else:
-                    self._plane.spawn(_leave(task, late, spare))
+                    self._plane.spawn(_dial_late(task, late, spare))
             return place, connected, failure
 
     async def _open(self, lane: Lane, protocol: P, counted: bool) -> Failure | None:
@@ -194,7 +194,7 @@ class _Dials(Generic[P]):
             lane.pool.opening -= 1
 
 
-async def _leave(
+async def _dial_late(
     dialling: asyncio.Task[Failure | None], protocol: P, spare: Callable[[P], None]
 ) -> None:
     if await dialling is None:
