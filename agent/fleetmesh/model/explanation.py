@@ -141,8 +141,9 @@ class Decision(msgspec.Struct, frozen=True):
 
 class LegState(msgspec.Struct, frozen=True):
     """Where a share of such requests goes. `steps` are the nodes of Consul's chain on the way;
-    `refusal` the code of what the caller's agent would answer in its place. `timeout` 0.0 is none;
-    `*_by` is what sets a value. `request_changes` are the field lines that differ (`+`, `-`) on
+    `refusal` the code of what the caller's agent would answer in its place. Timeouts are seconds,
+    0.0 is none; `*_by` is what sets a value; `try_timeout` is for each try, `hedge` sends a slow
+    request to a second endpoint. `request_changes` are the field lines that differ (`+`, `-`) on
     this request, `response_changes` what is asked for."""
 
     share: int
@@ -156,6 +157,13 @@ class LegState(msgspec.Struct, frozen=True):
     idle_timeout_by: str = ""
     retries: int = 0
     retried: tuple[str, ...] = ()
+    retries_by: str = ""
+    try_timeout: float = 0.0
+    try_timeout_by: str = ""
+    stream_timeout: float = 0.0
+    stream_timeout_by: str = ""
+    hedge: bool = False
+    hedge_by: str = ""
     steps: tuple[str, ...] = ()
     request_changes: tuple[str, ...] = ()
     response_changes: tuple[str, ...] = ()
