@@ -28,6 +28,10 @@ class Observer:
         """An answer that had begun did not come to its end."""
         raise NotImplementedError
 
+    def silent(self) -> bool:
+        """It is left out, for it does not answer."""
+        return False
+
     def reached(self, now: float) -> None:
         """A connection that nothing more is known of was opened."""
         raise NotImplementedError

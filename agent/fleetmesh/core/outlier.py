@@ -217,6 +217,9 @@ class Standing(Observer):
         self._troubled = True
         return True
 
+    def silent(self) -> bool:
+        return self.out and self.reason == UNANSWERED
+
     @property
     def out(self) -> bool:
         return self.state >= EJECTED

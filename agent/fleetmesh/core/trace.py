@@ -76,7 +76,7 @@ def under_way(head: RequestHead) -> bool:
     """Whether its trace began before the one who sends it: somebody has worked for it already."""
     parent = head.traceparent
     if not parent:
-        return head.b3 is not None
+        return bool(read_b3(head.noted)[0])
     return parent[19:35] != parent[36:52]
 
 
@@ -121,7 +121,7 @@ class Tracing(Marker):
             if not span:
                 span = self._take(16)
             lines = b"traceparent: " + parent[:36] + span + parent[52:] + b"\r\n" + head.tracestate
-        elif not parent and head.b3 is None:
+        elif not parent and head.noted is None:
             # The first span has the end of the trace's id, as with Zipkin: see `under_way`.
             drawn = self._take(32)
             flags = b"-03\r\n" if drawn[18:] >= self._threshold else b"-02\r\n"
@@ -139,7 +139,7 @@ class Tracing(Marker):
             trace_id, flags = parent
             state = head.tracestate
         else:
-            trace_id, sampled = read_b3(head.b3)
+            trace_id, sampled = read_b3(head.noted)
             flags = 0
             if not trace_id:
                 trace_id = self._take(32)

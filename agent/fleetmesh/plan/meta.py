@@ -29,10 +29,16 @@ _DECIMAL: Final = re.compile(r"[0-9]{1,20}\.[0-9]{1,20}")
 class Meta(msgspec.Struct, frozen=True, rename="kebab"):
     """A field is a key of Meta behind `PREFIX`; None where the entry does not have it.
 
-    The first five are for the calls of the service, the others for its own host.
+    Those up to `queue_wait` are for the calls of the service, and from `retries` to `hedge` a
+    Target's `tries`; the others are for its own host.
     """
 
     balancing: Annotated[str, kinds.choice(PICKERS)] | None = None
+    zone_aware: Annotated[bool, kinds.SWITCH] | None = None
+    retries: Annotated[int, kinds.TRIES] | None = None
+    per_try_timeout: Annotated[float, kinds.DEADLINE] | None = None
+    stream_timeout: Annotated[float, kinds.DEADLINE] | None = None
+    hedge: Annotated[bool, kinds.SWITCH] | None = None
     max_connections: Annotated[int, kinds.BURST] | None = None
     max_pending_requests: Annotated[int, kinds.BURST] | None = None
     max_concurrent_requests: Annotated[int, kinds.BURST] | None = None

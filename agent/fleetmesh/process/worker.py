@@ -86,6 +86,7 @@ class Worker:
             _access_log(settings.access_log),
         )
         self._plane.most_connections = most_connections(settings.max_connections, open_files())
+        self._plane.unreachable_after = settings.upstream.unreachable_after
         if settings.on_demand:
             self._plane.questions = Questions(self._ask)
         self._plane.share = self._share

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.line import Line
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.proxy.hedging import Hedging
+from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
-
-if TYPE_CHECKING:
-    from fleetmesh.proxy.exchange import Exchange
 
 MOST_LOOKED_AT: Final = 16
 
@@ -46,7 +45,7 @@ class Turn:
 
     __slots__ = ("_exchange", "_lane", "_line", "_timer", "_tried")
 
-    def __init__(self, exchange: Exchange, lane: Lane, line: Line, tried: Sequence[str]) -> None:
+    def __init__(self, exchange: Turns, lane: Lane, line: Line, tried: Sequence[str]) -> None:
         self._exchange = exchange
         self._lane = lane
         self._line = line
@@ -86,3 +85,36 @@ class Turn:
         lane = self._lane
         waited = f"{lane.address}:{lane.port}: no place within {self._line.patience:g} s"
         self._exchange.refuse(Refusal.OVERFLOW, waited)
+
+
+class Turns(Hedging):
+    """With a `_turn` the request waits for a place."""
+
+    __slots__ = ("_turn",)
+
+    def __init__(self, plane: Plane, site: Site) -> None:
+        super().__init__(plane, site)
+        self._turn: Turn | None = None
+
+    def placed(self, lane: Lane) -> None:
+        """There is room for the request."""
+        raise NotImplementedError
+
+    def may_wait(self, lane: Lane) -> bool:
+        """If not, it is refused."""
+        line = lane.pool.line
+        if line is not None and not line.full:
+            return True
+        self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
+        return False
+
+    def wait(self, lane: Lane) -> None:
+        """It may."""
+        line = lane.pool.line
+        assert line is not None
+        self._turn = Turn(self, lane, line, tuple(self._tried))
+
+    def leave_line(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.leave()

@@ -211,14 +211,14 @@ def _rate(value: object) -> object:
     return float(value)
 
 
-def _switch(value: object) -> object:
-    return value if isinstance(value, bool) else Wrong(f"must be true or false, not {shown(value)}")
-
-
 def _multiple(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
         return Wrong(f"must be a number, 0 to 1000, not {shown(value)}", "0 is never")
     return float(value)
+
+
+def _switch(value: object) -> object:
+    return value if isinstance(value, bool) else Wrong(f"must be true or false, not {shown(value)}")
 
 
 def _name(value: object) -> object:
@@ -245,6 +245,7 @@ PLACES = _whole("a number (0: no limit), 0 to 1000000", 0, 1_000_000)
 HELD = _whole("a number (0: what open files allow), 0 to 1000000", 0, 1_000_000)
 RETRIES = _whole("a number of retries, 0 to 10000", 0, 10_000)
 BURST = _whole("a number of requests, 1 to 1000000", 1, 1_000_000)
+TRIES = _whole("a number of retries (0: none), 0 to 10", 0, 10)
 TTL = _whole("a number of seconds, 0 to 3600", 0, 3600)
 STREAK = _whole("a number (0: never), 0 to 10000", 0, 10_000)
 MULTIPLE = Kind("a number (0: never), 0 to 1000", _multiple)
@@ -260,6 +261,7 @@ TIMEOUT = _duration("a duration", 0.1, 86400)
 DETECT = _duration("a duration", 0.01, 60)
 DRAIN = _duration("a duration", 0, 3600)
 DEADLINE = _duration("a duration (0: none)", 0, 86400)
+UNREACHABLE = _duration("a duration (0: never)", 0, 60)
 SLOW_START = _duration("a duration (0: none)", 0, 3600)
 KEEPALIVE = _duration("a duration (0: none)", 0, 32767)
 CONFIRM = _duration("a duration", 5, 3600)
