@@ -120,6 +120,8 @@ def _ends(target: TargetState) -> Iterator[str]:
         balancing += f" by {'; '.join(target.hashed_by)}"
     if target.picks:
         balancing += f": this request's is {target.picks}"
+    if target.zone:
+        balancing += f", zone {target.zone} first"
     yield _row("  balancing", balancing)
     yield _row("  connect", f"{target.connect_timeout:g} s")
     if target.max_connections or target.max_requests:
@@ -145,6 +147,8 @@ def _endpoints(endpoints: Sequence[EndpointState]) -> Iterator[str]:
     for one in endpoints:
         address = f"[{one.address}]" if ":" in one.address else one.address
         text = f"{one.id} {address}:{one.port} {one.health}, weight {one.weight}"
+        if one.zone:
+            text += f", zone {one.zone}"
         yield _row("  endpoint", f"{text}; OUT: {one.out}" if one.out else text)
 
 

@@ -12,7 +12,7 @@ from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.model.report import Ejected, EjectionCount, UnderWay
+from fleetmesh.model.report import Ejected, Ejection, EjectionCount, UnderWay
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -154,6 +154,12 @@ class Table:
 
     def ejection_counts(self) -> tuple[EjectionCount, ...]:
         return tuple([EjectionCount(*key, count) for key, count in self.ejections.items()])
+
+    def heard(self, ejection: Ejection, now: float) -> None:
+        """What another worker found."""
+        outliers = self.outliers.get((ejection.target, ejection.connect_timeout))
+        if outliers is not None:
+            outliers.heard(ejection.endpoint, ejection.reason, ejection.seconds, now)
 
     def ejected(self) -> tuple[Ejected, ...]:
         """The endpoints that get no requests at the moment."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from fleetmesh.balance import COUNTING, DEFAULT, HASHING, PICKERS, Picker
+from fleetmesh.balance import COUNTING, DEFAULT, HASHING, Picker, picker
 from fleetmesh.balance.choices import EVENLY, Choices
 from fleetmesh.balance.hashing import mixed
 from fleetmesh.balance.latency import Latency
@@ -93,6 +93,7 @@ class TargetEntry:
             balancing,
             _Active(places),
             _latencies(places),
+            [place.endpoint.zone for place in places],
         )
         self._chosen_of = choices
         self._own_picker: Picker | None = None
@@ -100,7 +101,7 @@ class TargetEntry:
             if previous is not None and previous.places == places and previous.suits(choices):
                 self._own_picker = previous._own_picker
             else:
-                self._own_picker = PICKERS[policy](choices)
+                self._own_picker = picker(policy, choices)
         self._picker = self._own_picker
         self._serving = places
         self._outliers = outliers
@@ -121,7 +122,11 @@ class TargetEntry:
 
     def suits(self, choices: Choices) -> bool:
         known = self._chosen_of
-        return known.weights == choices.weights and known.balancing == choices.balancing
+        return (
+            known.weights == choices.weights
+            and known.balancing == choices.balancing
+            and known.zones == choices.zones
+        )
 
     def fail_over(self, others: Sequence[TargetEntry]) -> None:
         """The first of `others` that has an endpoint serves in place of one that has none."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 
 from fleetmesh.model.record import Record
-from fleetmesh.model.report import Report
+from fleetmesh.model.report import Ejection, Report
 
 MAX_FRAME = 256 * 1024 * 1024
 MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
@@ -91,6 +91,13 @@ class Recorded(msgspec.Struct, frozen=True, tag=True):
     records: tuple[Record, ...]
 
 
+class Ejections(msgspec.Struct, frozen=True, tag=True):
+    """A worker has ejected endpoints or taken them back; the controller lets the others know, and
+    who starts later."""
+
+    ejections: tuple[Ejection, ...]
+
+
 class Ask(msgspec.Struct, frozen=True, tag=True):
     """Whose are `address` and `port`, which the served snapshot does not have? With port 0 the
     address is the key of an upstream, which it does not have."""
@@ -106,8 +113,8 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     port: int
 
 
-ToWorker = Publish | Drain | Collect | CollectRecords | Answered
-ToController = Applied | Reported | Recorded | Ask
+ToWorker = Publish | Drain | Collect | CollectRecords | Answered | Ejections
+ToController = Applied | Reported | Recorded | Ask | Ejections
 
 
 class ChannelClosedError(Exception):

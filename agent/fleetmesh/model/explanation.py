@@ -87,6 +87,7 @@ class EndpointState(msgspec.Struct, frozen=True):
     out: str = ""
     address6: str | None = None
     meta: dict[str, str] = {}
+    zone: str = ""
 
 
 class SpareState(msgspec.Struct, frozen=True):
@@ -102,7 +103,7 @@ class TargetState(msgspec.Struct, frozen=True):
     """`serving` is the id of the target whose endpoints are used: its own, that of a failover, or
     none. `sni`, `spiffe_id` and `connect_timeout` are then those of that one. `picks` is the
     endpoint that the request's hash leads to, where one does; `filter` is what instances must
-    fulfil, in Consul's words."""
+    fulfil, in Consul's words; `zone` the one whose endpoints are preferred."""
 
     id: str
     service: str
@@ -120,6 +121,7 @@ class TargetState(msgspec.Struct, frozen=True):
     max_connections: int = 0
     max_requests: int = 0
     filter: str = ""
+    zone: str = ""
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -33,7 +33,8 @@ class Health(enum.StrEnum):
 class Endpoint(msgspec.Struct, frozen=True):
     """One instance's sidecar. `id` is unique in its target: `<node>/<sidecar's service id>`.
 
-    `shares`: it may take TCP streams one after another on a connection, as fleetmesh does.
+    `shares`: it may take TCP streams one after another on a connection, as fleetmesh does. `zone`
+    is where it is, as its node's meta says.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     health: Health = Health.PASSING
     meta: dict[str, str] = {}
     shares: bool = True
+    zone: str = ""
 
 
 class HashPolicy(msgspec.Struct, frozen=True):
@@ -65,13 +67,17 @@ class HashPolicy(msgspec.Struct, frozen=True):
 
 class Balancing(msgspec.Struct, frozen=True):
     """How one endpoint is chosen of many: `policy` is a name in `balance.PICKERS`, empty for the
-    agent's default. Sizes of rings and the count of choices are as in service-resolver."""
+    agent's default. Sizes of rings and the count of choices are as in service-resolver. Endpoints
+    of `local_zone`, if there is one, are preferred until one that is picked has `spill` requests of
+    the worker under way."""
 
     policy: str = ""
     choice_count: int = 2
     minimum_ring_size: int = 1024
     maximum_ring_size: int = 8388608
     hash_policies: tuple[HashPolicy, ...] = ()
+    local_zone: str = ""
+    spill: int = 8
 
 
 class Limits(msgspec.Struct, frozen=True):

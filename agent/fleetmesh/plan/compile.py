@@ -9,7 +9,7 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import ExposedPath, Leaf, LocalService, Snapshot
-from fleetmesh.model.traffic import Protocol, Target, Tries, Upstream
+from fleetmesh.model.traffic import Protocol, Target, Upstream
 from fleetmesh.plan.addresses import Destination, destinations_of
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
@@ -17,7 +17,6 @@ from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.endpoints import endpoints
 from fleetmesh.plan.exposed import Rerouted, exposed, settled
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
-from fleetmesh.plan.meta import Meta
 from fleetmesh.plan.observed import Observed, callable_services, called, chain_of
 from fleetmesh.plan.outsiders import outsiders
 from fleetmesh.plan.registration import declares_auto
@@ -47,7 +46,13 @@ def compile_snapshot(
         return problems
     intentions, warnings = readable(observed.intentions or ())
     local = (service.name for service in settings.services)
-    defaults = Defaults(observed.service_defaults, observed.proxy_defaults, local)
+    defaults = Defaults(
+        observed.service_defaults,
+        observed.proxy_defaults,
+        local,
+        observed.zone,
+        settings.upstream,
+    )
     upstreams, more = _upstreams(observed, defaults, roots.trust_domain, previous)
     services, found = _services(settings, observed, defaults, intentions, previous)
     warnings += found
@@ -252,10 +257,12 @@ def _upstream(
     warnings.extend(more)
     targets: dict[str, Target] = {}
     for target_id, resolution in found.items():
-        meta, more = defaults.meta(resolution.service)
+        balancing, more = defaults.balancing(resolution.service, resolution.balancing)
         warnings.extend(more)
         instances = observed.instances.get(resolution.query, ())
-        targets[target_id] = _target(resolution, instances, trust_domain, calls, meta)
+        resolution = replace(resolution, balancing=balancing)
+        target = _target(resolution, instances, trust_domain, calls)
+        targets[target_id] = replace(target, tries=defaults.tries(resolution.service))
     closed = Resolution(
         target_id=f"no route: {chain.service}",
         service=chain.service,
@@ -263,7 +270,7 @@ def _upstream(
         sni="",
         query=InstanceQuery(chain.service),
     )
-    route = routing(chain, targets, _target(closed, (), trust_domain, calls, Meta()))
+    route = routing(chain, targets, _target(closed, (), trust_domain, calls))
     warnings.extend(route.problems)
     own = found.get(route.default.target.id)
     instances = observed.instances.get(own.query, ()) if own is not None else ()
@@ -298,18 +305,10 @@ def _carried_as_tcp(chain: Chain, routed: bool) -> Problem:
 
 
 def _target(
-    resolution: Resolution,
-    instances: tuple[Instance, ...],
-    trust_domain: str,
-    calls: Calls,
-    meta: Meta,
+    resolution: Resolution, instances: tuple[Instance, ...], trust_domain: str, calls: Calls
 ) -> Target:
-    """What a service-resolver says of balancing goes before the Meta of the service."""
     service, datacenter = resolution.service, resolution.datacenter
     timeout = calls.connect_timeout
-    balancing = resolution.balancing
-    if meta.balancing is not None and not balancing.policy:
-        balancing = replace(balancing, policy=meta.balancing)
     named = f"{resolution.subset}.{service}" if resolution.subset else service
     return Target(
         id=resolution.target_id,
@@ -321,8 +320,7 @@ def _target(
         connect_timeout=resolution.connect_timeout if timeout is None else timeout,
         subset=resolution.subset,
         failover=resolution.failover,
-        balancing=balancing,
+        balancing=resolution.balancing,
         limits=calls.limits,
         passive_health=calls.passive_health,
-        tries=Tries(meta.retries, meta.per_try_timeout, bool(meta.hedge), meta.stream_timeout),
     )

@@ -155,6 +155,7 @@ def target_state(
         spiffe_id=place.expected if place is not None else str(said.spiffe_id),
         connect_timeout=place.connect_timeout if place is not None else said.connect_timeout,
         balancing=server.balancing.policy or DEFAULT,
+        zone=server.balancing.local_zone,
         hashed_by=tuple(_hashed_by(one) for one in server.balancing.hash_policies)
         if target.hashing is not None
         else (),

@@ -140,10 +140,7 @@ class Exchange(Hedging):
         ):
             return False
         tries = len(self._tried) + 1
-        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
-        if tries > policy.count or self.plane.now + wait >= self.until:
-            return False
-        if not self.afford(policy.budget):
+        if tries > policy.count or not self.afford(policy.budget):
             return False
         self.series.retried(self.site.route_name)
         self._tried.append(lane.endpoint_id)
@@ -151,6 +148,7 @@ class Exchange(Hedging):
         self.forsake_rival()
         self._ticket += 1
         self._replay(kept)
+        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
         self.plane.loop.call_later(wait, self._retry, self._ticket)
         return True
 
@@ -173,6 +171,9 @@ class Exchange(Hedging):
 
     def _retry(self, ticket: int) -> None:
         if ticket != self._ticket:
+            return
+        if time.monotonic() >= self.until:
+            self.refuse(Refusal.REQUEST_TIMEOUT)
             return
         lane = self.site.lane(self._tried)
         if isinstance(lane, Refusal):

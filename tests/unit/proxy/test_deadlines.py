@@ -64,7 +64,8 @@ async def test_the_time_bounds_the_answer_and_the_retries() -> None:
             began = time.monotonic()
             status, fields, _ = await there.ask(f"GET {path}", f"{LEFT}: 700")
             assert status in (503, 504)
-            assert fields.get("x-fleetmesh-reason", "request_timeout") == "request_timeout"
+            reason = fields.get("x-fleetmesh-reason", "request_timeout")
+            assert reason in ("request_timeout", "deadline_exceeded")  # whoever is first
             assert time.monotonic() - began < 3.0
         _, _, content = await there.ask("GET /drip?n=30&gap=0.2", f"{LEFT}: 700")
         assert not content.endswith(b"0\r\n\r\n")
