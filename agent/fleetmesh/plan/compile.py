@@ -9,7 +9,7 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import ExposedPath, Leaf, LocalService, Snapshot
-from fleetmesh.model.traffic import Protocol, Target, Upstream
+from fleetmesh.model.traffic import Protocol, Target, Tries, Upstream
 from fleetmesh.plan.addresses import Destination, destinations_of
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
@@ -17,6 +17,7 @@ from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.endpoints import endpoints
 from fleetmesh.plan.exposed import Rerouted, exposed, settled
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
+from fleetmesh.plan.meta import Meta
 from fleetmesh.plan.observed import Observed, callable_services, called, chain_of
 from fleetmesh.plan.outsiders import outsiders
 from fleetmesh.plan.registration import declares_auto
@@ -257,12 +258,12 @@ def _upstream(
     warnings.extend(more)
     targets: dict[str, Target] = {}
     for target_id, resolution in found.items():
-        balancing, more = defaults.balancing(resolution.service, resolution.balancing)
+        meta, more = defaults.meta(resolution.service)
         warnings.extend(more)
         instances = observed.instances.get(resolution.query, ())
+        balancing = defaults.balancing(meta, resolution.balancing)
         resolution = replace(resolution, balancing=balancing)
-        target = _target(resolution, instances, trust_domain, calls)
-        targets[target_id] = replace(target, tries=defaults.tries(resolution.service))
+        targets[target_id] = _target(resolution, instances, trust_domain, calls, meta)
     closed = Resolution(
         target_id=f"no route: {chain.service}",
         service=chain.service,
@@ -270,7 +271,7 @@ def _upstream(
         sni="",
         query=InstanceQuery(chain.service),
     )
-    route = routing(chain, targets, _target(closed, (), trust_domain, calls))
+    route = routing(chain, targets, _target(closed, (), trust_domain, calls, Meta()))
     warnings.extend(route.problems)
     own = found.get(route.default.target.id)
     instances = observed.instances.get(own.query, ()) if own is not None else ()
@@ -305,7 +306,11 @@ def _carried_as_tcp(chain: Chain, routed: bool) -> Problem:
 
 
 def _target(
-    resolution: Resolution, instances: tuple[Instance, ...], trust_domain: str, calls: Calls
+    resolution: Resolution,
+    instances: tuple[Instance, ...],
+    trust_domain: str,
+    calls: Calls,
+    meta: Meta,
 ) -> Target:
     service, datacenter = resolution.service, resolution.datacenter
     timeout = calls.connect_timeout
@@ -323,4 +328,5 @@ def _target(
         balancing=resolution.balancing,
         limits=calls.limits,
         passive_health=calls.passive_health,
+        tries=Tries(meta.retries, meta.per_try_timeout, bool(meta.hedge), meta.stream_timeout),
     )

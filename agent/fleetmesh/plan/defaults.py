@@ -13,7 +13,7 @@ from msgspec import field
 from msgspec.structs import replace
 
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.traffic import Balancing, Limits, PassiveHealth, Tries
+from fleetmesh.model.traffic import Balancing, Limits, PassiveHealth
 from fleetmesh.plan.chain import DEFAULT_CONNECT_TIMEOUT
 from fleetmesh.plan.exposed import Expose, merged
 from fleetmesh.plan.meta import Meta
@@ -132,19 +132,14 @@ class Defaults:
         place = f"service-defaults/{service}" if own and own.paths else "proxy-defaults/global"
         return merged(own, self._global.expose), place
 
-    def balancing(self, service: str, chosen: Balancing) -> tuple[Balancing, tuple[Problem, ...]]:
+    def balancing(self, meta: Meta, chosen: Balancing) -> Balancing:
         """What a service-resolver has `chosen` goes before the Meta of the service."""
-        meta, problems = self.meta(service)
         zone_aware = self._keeping.zone_aware if meta.zone_aware is None else meta.zone_aware
         if meta.balancing is not None and not chosen.policy:
             chosen = replace(chosen, policy=meta.balancing)
         if zone_aware and self._zone:
             chosen = replace(chosen, local_zone=self._zone, spill=self._keeping.zone_spill)
-        return chosen, problems
-
-    def tries(self, service: str) -> Tries:
-        meta, _ = self.meta(service)
-        return Tries(meta.retries, meta.per_try_timeout, bool(meta.hedge), meta.stream_timeout)
+        return chosen
 
     def calls(self, upstream: str) -> tuple[Calls, tuple[Problem, ...]]:
         """The services of a host share their upstreams: where their entries differ, the least of

@@ -31,11 +31,11 @@ class Meta(msgspec.Struct, frozen=True, rename="kebab"):
     """
 
     balancing: Annotated[str, kinds.choice(PICKERS)] | None = None
-    zone_aware: Annotated[bool, kinds.FLAG] | None = None
+    zone_aware: Annotated[bool, kinds.SWITCH] | None = None
     retries: Annotated[int, kinds.TRIES] | None = None
     per_try_timeout: Annotated[float, kinds.DEADLINE] | None = None
     stream_timeout: Annotated[float, kinds.DEADLINE] | None = None
-    hedge: Annotated[bool, kinds.FLAG] | None = None
+    hedge: Annotated[bool, kinds.SWITCH] | None = None
 
 
 def read(meta: Mapping[str, str] | None, place: str) -> tuple[Meta, tuple[Problem, ...]]:

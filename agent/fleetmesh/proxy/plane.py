@@ -110,8 +110,8 @@ class Plane:
         self.access = access
         self._random = random.Random()  # noqa: S311 -- shares traffic out, keeps no secret
         self.questions: Questions | None = None
-        self.unreachable_after = DEFAULTS.unreachable_after
         self.share: Callable[[list[Ejection]], None] | None = None
+        self.unreachable_after = DEFAULTS.unreachable_after
         self._told_dropped = 0
         self.loop = loop
         self.http = http

@@ -209,7 +209,7 @@ def _multiple(value: object) -> object:
     return float(value)
 
 
-def _flag(value: object) -> object:
+def _switch(value: object) -> object:
     return value if isinstance(value, bool) else Wrong(f"must be true or false, not {shown(value)}")
 
 
@@ -238,13 +238,13 @@ RETRIES = _whole("a number of retries, 0 to 10000", 0, 10_000)
 TRIES = _whole("a number of retries (0: none), 0 to 10", 0, 10)
 TTL = _whole("a number of seconds, 0 to 3600", 0, 3600)
 STREAK = _whole("a number (0: never), 0 to 10000", 0, 10_000)
-FLAG = Kind("true or false", _flag)
 MULTIPLE = Kind("a number (0: never), 0 to 1000", _multiple)
 PERCENT = _whole("a percentage, 0 to 100", 0, 100)
 WARM = _whole("a number of connections, 0 to 1000", 0, 1000)
 HEADERS = _whole("a number of headers, 10 to 1000", 10, 1000)
 WATCHES = _whole("a number of queries, 10 to 1000", 10, 1000)
 RECORDS = _whole("a number of records, 1 to 100000", 1, 100_000)
+SWITCH = Kind("true or false", _switch)
 SHARE = Kind("a share, 0 to 1", _share)
 TIMEOUT = _duration("a duration", 0.1, 86400)
 DETECT = _duration("a duration", 0.01, 60)
