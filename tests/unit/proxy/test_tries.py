@@ -41,7 +41,7 @@ async def test_one_of_four_that_is_killed_is_not_noticed() -> None:
         met = len(load.instances[2].asked)
         done = await running
         assert {status for _, status, _ in done} == {200}
-        assert len(done) > 500
+        assert len(done) > 100
         assert len(load.instances[2].asked) == met
         assert sum(one.spared for one in (await load.worker.report()).retries) == 0
 
@@ -183,7 +183,7 @@ async def test_one_of_four_that_vanishes_is_left_within_three_seconds() -> None:
         done = await running
         slow = [began for began, _, took in done if took > 0.9 and began > 1.0]
         assert [status for _, status, _ in done if status != 200] == []
-        assert len(done) > 500
+        assert len(done) > 100
         assert slow, "nobody noticed that it was gone"
         probes = [began for began in slow if began > 2.0 + 5.0]  # the ejection is over
         assert len(probes) <= 1
