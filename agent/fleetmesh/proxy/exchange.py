@@ -156,10 +156,7 @@ class Exchange(Turns):
         ):
             return False
         tries = len(self._tried) + 1
-        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
-        if tries > policy.count or self.plane.now + wait >= self.until:
-            return False
-        if not self.afford(policy.budget):
+        if tries > policy.count or not self.afford(policy.budget):
             return False
         self.series.retried(self.site.route_name)
         self._tried.append(lane.endpoint_id)
@@ -167,6 +164,7 @@ class Exchange(Turns):
         self.forsake_rival()
         self._ticket += 1
         self._replay(kept)
+        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
         self.plane.loop.call_later(wait, self._retry, self._ticket)
         return True
 
@@ -189,6 +187,9 @@ class Exchange(Turns):
 
     def _retry(self, ticket: int) -> None:
         if ticket != self._ticket:
+            return
+        if time.monotonic() >= self.until:
+            self.refuse(Refusal.REQUEST_TIMEOUT)
             return
         lane = self.site.lane(self._tried)
         if isinstance(lane, Refusal):
