@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 
 from msgspec.structs import replace
 
+from fleetmesh.edge import systemd
 from fleetmesh.edge.ipc import Listener
 from fleetmesh.model import snapshot as snapshots
 from fleetmesh.model.problem import Problem
@@ -19,7 +21,7 @@ from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.ports import Allocation
 from fleetmesh.process.cache import SnapshotCache
 from fleetmesh.process.memory import keep_snapshot, recall_snapshot, save_ports
-from fleetmesh.process.sockets import Sockets, wanted_listeners
+from fleetmesh.process.sockets import SUCCESSOR, Sockets, wanted_listeners
 from fleetmesh.process.supervisor import Supervisor
 from fleetmesh.process.workers import Publication
 from fleetmesh.settings import Settings, WorkerSettings
@@ -77,6 +79,7 @@ class Front:
                 self.sockets.sockets,
             )
         )
+        self.sockets.succeed()
         self.snapshot, self.digest = snapshot, digest
         keep_snapshot(snapshot)
         self.cache.keep(snapshot)
@@ -94,6 +97,14 @@ class Front:
             },
         )
         return [Problem("workers", failure) for failure in failures]
+
+    async def hand_over(self) -> None:
+        """Leave the workers to serve until those of the next agent do. The sign for it waits in
+        systemd's store, which drops it should the unit stop for good."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            systemd.store(SUCCESSOR, ours.fileno())
+            await self.supervisor.hand_over(theirs.fileno())
 
     def _listeners(self) -> tuple[Listener, ...]:
         """Those of services that are gone are still open while settings are taken over."""
