@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 STEP = 0.25
 """Seconds: how exactly a moment is told."""
+WINDOW = 1.0
 TOUCHED = 0.02
-"""Traffic has moved away once no more than this share of requests still feels the fault."""
+"""Traffic has moved away once no more than this share of a second's requests feels the fault: what
+tries whether a victim is well again is less."""
 BACK_WINDOW = 2.0
 BACK_SHARE = 0.5
 """An instance is back once it answers half of its even share over BACK_WINDOW seconds."""
@@ -70,22 +72,24 @@ class Span:
 
 
 def moved_away(fault: Span, victims: Sequence[str], slow_ms: float) -> float | None:
-    """Seconds after the fault's begin from which at most TOUCHED of all later requests of the span
-    fail, are answered by a victim or take longer than `slow_ms`; None when that is never.
-
-    The first such moment that a second of requests still follows.
+    """Seconds after the fault's begin from which in every WINDOW of the span at most TOUCHED of the
+    requests fail, are answered by a victim or take longer than `slow_ms`; None when that is never.
     """
     touched = [
         (one.due - fault.start, one.failed or one.by(victims) or one.ms > slow_ms)
         for one in fault.requests
     ]
+    last = fault.end - fault.start - WINDOW
+    away: float | None = None
     moment = 0.0
-    while moment <= fault.end - fault.start - 1:
-        rest = [felt for at, felt in touched if at >= moment]
-        if rest and sum(rest) / len(rest) <= TOUCHED:
-            return moment
+    while moment <= last:
+        felt = [bad for at, bad in touched if moment <= at < moment + WINDOW]
+        if felt and sum(felt) / len(felt) > TOUCHED:
+            away = None
+        elif away is None:
+            away = moment
         moment += STEP
-    return None
+    return away
 
 
 def came_back(after: Span, victims: Sequence[str], of: int) -> float | None:

@@ -23,6 +23,7 @@ class Refusal(enum.Enum):
     NOT_CAPTURED = ("not_captured", 403, "the connection did not come through capture")
     UNKNOWN_DESTINATION = ("unknown_destination", 502, "the destination is not in the mesh")
     NO_SIDECAR = ("no_sidecar", 502, "the destination's service has no sidecar")
+    NOT_EXPOSED = ("not_exposed", 404, "the service exposes nothing under this path")
     NO_IDENTITY = ("no_identity", 503, "the service has no valid certificate yet")
     NO_ENDPOINT = ("no_endpoint", 503, "no healthy endpoint")
     CONNECT_FAILED = ("connect_failed", 503, "the endpoint could not be reached")

@@ -65,7 +65,7 @@ class RetryCount(msgspec.Struct, frozen=True, array_like=True):
 
 class EjectionCount(msgspec.Struct, frozen=True, array_like=True):
     """How often an endpoint of `service` was ejected for `reason`: 5xx, gateway, unanswered,
-    failure_rate, probe (it failed the request that was to bring it back)."""
+    failure_rate, latency, probe (it failed the request that was to bring it back)."""
 
     service: str
     reason: str
@@ -80,6 +80,17 @@ class Ejected(msgspec.Struct, frozen=True, array_like=True):
     endpoint: str
     reason: str
     workers: int = 1
+
+
+class Ejection(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker tells the others of its host: an endpoint of a target (with this connect
+    timeout) is ejected for so many `seconds`, or back, with an empty `reason`."""
+
+    target: str
+    connect_timeout: float
+    endpoint: str
+    reason: str
+    seconds: float
 
 
 class Latency(msgspec.Struct, frozen=True, array_like=True):

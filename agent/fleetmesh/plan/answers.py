@@ -140,6 +140,7 @@ class Check(msgspec.Struct, frozen=True):
     notes: str = field(name="Notes", default="")
     type: str = field(name="Type", default="")
     output: str = field(name="Output", default="")
+    exposed_port: int = field(name="ExposedPort", default=0)
 
 
 class Instance(msgspec.Struct, frozen=True):

@@ -253,6 +253,44 @@ class InboundSite(ApplicationSite):
         return self.verdict.allowed
 
 
+class ExposedSite(Site):
+    """From anybody, or a `neighbour` on this host, to what the services here expose on `port`; each
+    request says of which one it wants something."""
+
+    __slots__ = ("_neighbour", "_port", "_way")
+
+    def __init__(self, serving: Serving, port: int, neighbour: bool) -> None:
+        super().__init__(serving, Direction.PLAIN, "", "", "exposed", b"localhost")
+        self.failure = Refusal.APPLICATION_DOWN
+        self._port = port
+        self._neighbour = neighbour
+        self._way: tuple[str, Lane] | None = None
+        self.recheck()
+
+    def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
+        table = self._serving.table
+        if request is not None:
+            self._way = self._wanted(request)
+        entry = table.services.get(self._way[0]) if self._way is not None else None
+        if self._way is None or entry is None:
+            return Refusal.NOT_EXPOSED
+        self.leg = entry.leg
+        return self._way[1]
+
+    def recheck(self, request: RequestHead | None = None) -> bool:
+        exposed = self._serving.table.exposed.get(self._port)
+        self.destination = ", ".join(exposed.services()) if exposed is not None else ""
+        if exposed is None or (request is not None and self._wanted(request) is None):
+            self.refusal = Refusal.NOT_EXPOSED
+            return False
+        self.refusal = None
+        return True
+
+    def _wanted(self, request: RequestHead) -> tuple[str, Lane] | None:
+        exposed = self._serving.table.exposed.get(self._port)
+        return None if exposed is None else exposed.way(request.target, self._neighbour)
+
+
 class PlainSite(ApplicationSite):
     """From somebody without the mesh to the application of `destination`."""
 

@@ -102,7 +102,8 @@ class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class OutlierSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When an endpoint that fails gets no requests for a while, where its service has others.
 
-    Counts in a row, seconds and a share. `interval` is what the failure rate is taken of;
+    Counts in a row, seconds, a share, and how many times its peers' an endpoint's p90 may be, where
+    it is above `latency_floor`. `interval` is what the failure rate and the p90 are taken of;
     `ejection_time` the first ejection's, which grows by as much with each that follows.
     """
 
@@ -110,6 +111,8 @@ class OutlierSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     consecutive_gateway: Annotated[int, kinds.STREAK] = 3
     consecutive_unanswered: Annotated[int, kinds.STREAK] = 3
     failure_rate: Annotated[float, kinds.SHARE] = 0.2
+    latency_multiple: Annotated[float, kinds.MULTIPLE] = 5.0
+    latency_floor: Timeout = 0.25
     interval: Timeout = 10.0
     ejection_time: Timeout = 5.0
     max_ejection_time: Timeout = 300.0

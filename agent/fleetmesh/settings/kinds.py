@@ -203,6 +203,12 @@ def _share(value: object) -> object:
     return float(value)
 
 
+def _multiple(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
+        return Wrong(f"must be a number, 0 to 1000, not {shown(value)}", "0 is never")
+    return float(value)
+
+
 def _name(value: object) -> object:
     if isinstance(value, str) and SERVICE_NAME.fullmatch(value):
         if value == "consul" or value.endswith("-sidecar-proxy"):
@@ -227,6 +233,7 @@ PLACES = _whole("a number (0: no limit), 0 to 1000000", 0, 1_000_000)
 RETRIES = _whole("a number of retries, 0 to 10000", 0, 10_000)
 TTL = _whole("a number of seconds, 0 to 3600", 0, 3600)
 STREAK = _whole("a number (0: never), 0 to 10000", 0, 10_000)
+MULTIPLE = Kind("a number (0: never), 0 to 1000", _multiple)
 PERCENT = _whole("a percentage, 0 to 100", 0, 100)
 WARM = _whole("a number of connections, 0 to 1000", 0, 1000)
 HEADERS = _whole("a number of headers, 10 to 1000", 10, 1000)

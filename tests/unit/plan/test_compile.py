@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 from tests.support.answers import NOON, TRUST, chain, instance, leaf
 
-from fleetmesh.model.snapshot import Snapshot
+from fleetmesh.model.snapshot import ExposedPath, Snapshot
 from fleetmesh.model.traffic import Endpoint, Health, Limits, PassiveHealth, Protocol, Upstream
 from fleetmesh.plan.addresses import owner
 from fleetmesh.plan.answers import (
@@ -25,6 +25,7 @@ from fleetmesh.plan.defaults import (
     UpstreamDefaults,
     UpstreamLimits,
 )
+from fleetmesh.plan.exposed import Rerouted
 from fleetmesh.plan.observed import Observed
 from fleetmesh.plan.subsets import ServiceResolver
 from fleetmesh.settings import ServiceSettings, Settings
@@ -399,6 +400,17 @@ def test_meta_of_a_service_chooses_its_balancing_where_no_resolver_does() -> Non
     chosen = replace(resolver, load_balancer=LoadBalancer(policy="round_robin"))
     chains = {"api": replace(answered, nodes={"opaque": chosen}), "web": chain("web")}
     assert api(replace(seen, chains=chains)).target.balancing.policy == "round_robin"
+
+
+def test_checks_of_before_are_exposed_until_consul_tells_them_again() -> None:
+    path = ExposedPath(21500, "/up", 8080, "127.0.0.1")
+    seen = observed(rerouted={"web": Rerouted((path,), ("g",))})
+    result = compiled(seen)
+    assert result.snapshot.services[0].exposed == (path,)
+    assert [w.path for w in result.warnings] == ["service-defaults/web: Expose.Checks"]
+    untold = replace(seen, rerouted=None)
+    assert compiled(untold, previous=result.snapshot).snapshot.services[0].exposed == (path,)
+    assert compiled(untold).snapshot.services[0].exposed == ()
 
 
 def test_protocol_that_is_carried_as_tcp_is_told() -> None:
