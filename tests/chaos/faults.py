@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tests.chaos.releases import other_release, release_of, switch_release
+from tests.chaos.releases import other_release, release_of, restore, switch_release
 from tests.support.fleet import Fleet
 from tests.support.hosts import Host, eventually
 
@@ -294,4 +293,4 @@ def heal(fleet: Fleet) -> None:
         )
     for name in (CALLER, *INSTANCES):
         fleet[name].wait_ready()
-    time.sleep(1)
+        restore(fleet[name])

@@ -36,6 +36,14 @@ def other_release(host: Host) -> str:
     return now + SUFFIX
 
 
+def restore(host: Host) -> None:
+    """Run what was rolled out, and forget the copy."""
+    now = release_of(host)
+    if now.endswith(SUFFIX):
+        switch_release(host, now.removesuffix(SUFFIX))
+    host.run(f"rm -rf {HOME}/releases/*{SUFFIX}")
+
+
 def switch_release(host: Host, release: str) -> str:
     """Run this one; the release before. Raises AssertionError if the agent that serves then is
     another."""

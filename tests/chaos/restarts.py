@@ -49,12 +49,21 @@ class Account:
         return "\n".join([head, *self.failures[:30]])
 
 
-def run(fleet: Fleet, count: int, rate: float, say: Callable[[str], None]) -> Account:
-    """`count` times, on the caller and on an instance in turn; every second time it is another
-    release that starts. Raises AssertionError when an agent does not come back."""
+def run(
+    fleet: Fleet,
+    count: int,
+    rate: float,
+    say: Callable[[str], None] = lambda line: None,
+    requests: int = REQUESTS,
+) -> Account:
+    """`count` times, each with at least `requests` requests, on the caller and on an instance in
+    turn; every second time it is another release that starts. Raises AssertionError when an agent
+    does not come back."""
     account = Account()
     moments: list[tuple[float, float, str]] = []
-    period = REQUESTS / rate
+    for name in (CALLER, *INSTANCES):
+        other_release(fleet[name])
+    period = requests / rate
     load = Load(fleet, rate, 24 * 3600.0)
     streams = fleet[CALLER].start("crossing.py", "http://api.mesh:8000/", str(LONG), user="web")
     streams.until("open")
@@ -64,7 +73,7 @@ def run(fleet: Fleet, count: int, rate: float, say: Callable[[str], None]) -> Ac
         for number in range(count):
             name = CALLER if number % 2 == 0 else INSTANCES[number // 2 % len(INSTANCES)]
             began = time.time()
-            what = _restart(fleet[name], upgrade=number // 2 % 2 == 1)
+            what = _restart(fleet[name], upgrade=(number // 2 + number // 8) % 2 == 1)
             account.restarts += what == "restart"
             account.upgrades += what != "restart"
             moments.append((began, time.time(), f"{what} on {name}"))
