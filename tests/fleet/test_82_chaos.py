@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,8 @@ SEED = 1
 
 @pytest.fixture(scope="module")
 def wide(fleet: Fleet) -> Iterator[Fleet]:
+    if os.environ.get("FLEETMESH_LAB_ACL") == "1":
+        pytest.skip("two hosts come and go here, and their tokens would be another matter")
     with widened(fleet, whole=False):
         yield fleet
 

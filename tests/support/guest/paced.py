@@ -205,6 +205,6 @@ async def main() -> None:
 if __name__ == "__main__":
     gc.disable()
     uvloop.install()
-    asyncio.run(main())
+    asyncio.new_event_loop().run_until_complete(main())
     # The thread that waits for standard input would hold up an ordinary exit.
     os._exit(0)
