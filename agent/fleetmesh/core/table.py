@@ -36,7 +36,7 @@ class UpstreamEntry:
         self.upstream = upstream
         self.targets = targets
         self.matcher = matcher
-        self.default = default_way(upstream, targets)
+        self.default = default_way(upstream, targets, budget)
         self.ways = [route_way(route, upstream, targets, budget) for route in upstream.routes]
         self.ways.append(self.default)
         self.chooses = matcher is not None or self.default.divided or self.default.leg is not None
@@ -230,20 +230,20 @@ def _upstream(
             matcher = known.matcher
         else:
             matcher = Matcher(matches)
+    if known is not None:
+        budget = known.budget
+    else:
+        budget = Budget(keeping.retry_budget, keeping.min_retries_per_second)
     targets: dict[str, TargetEntry] = {}
     for target in upstream.targets():
         before = known.targets.get(target.id) if known is not None else None
         places = _places(target, table, previous, keeping)
         outliers = _outliers(target, places, table, previous, keeping)
-        targets[target.id] = TargetEntry(
-            target.id, places, offset, target.balancing, before, outliers
-        )
+        entry = TargetEntry(target.id, places, offset, target.balancing, before, outliers)
+        entry.treat(target.tries, keeping, budget)
+        targets[target.id] = entry
     for target in upstream.targets():
         targets[target.id].fail_over([targets[other] for other in target.failover])
-    if known is not None:
-        budget = known.budget
-    else:
-        budget = Budget(keeping.retry_budget, keeping.min_retries_per_second)
     return UpstreamEntry(upstream, targets, matcher, budget)
 
 

@@ -32,6 +32,8 @@ class Refusal(enum.Enum):
     UPSTREAM_RESET = ("upstream_reset", 503, "the endpoint closed before it answered")
     UPSTREAM_MALFORMED = ("upstream_malformed", 502, "the answer is not valid HTTP")
     REQUEST_TIMEOUT = ("request_timeout", 504, "the endpoint did not answer in time")
+    DEADLINE_EXCEEDED = ("deadline_exceeded", 504, "the caller's time for the request is over")
+    STREAM_TIMEOUT = ("stream_timeout", 504, "it has lasted as long as it may")
     APPLICATION_DOWN = ("application_down", 503, "the application does not accept connections")
 
     def __init__(self, code: str, status: int, sentence: str) -> None:

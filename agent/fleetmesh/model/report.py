@@ -53,7 +53,8 @@ class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
 
 class RetryCount(msgspec.Struct, frozen=True, array_like=True):
     """How often a request that `route` chose was sent once more, and how often only the budget kept
-    it from being."""
+    it from being; how often to another endpoint while it was under way (`hedged`), and how often
+    that one's answer was the first (`won`)."""
 
     direction: Direction
     source: str
@@ -61,6 +62,8 @@ class RetryCount(msgspec.Struct, frozen=True, array_like=True):
     route: str
     count: int
     spared: int = 0
+    hedged: int = 0
+    won: int = 0
 
 
 class EjectionCount(msgspec.Struct, frozen=True, array_like=True):

@@ -9,7 +9,7 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import ExposedPath, Leaf, LocalService, Snapshot
-from fleetmesh.model.traffic import Protocol, Target, Upstream
+from fleetmesh.model.traffic import Protocol, Target, Tries, Upstream
 from fleetmesh.plan.addresses import Destination, destinations_of
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
@@ -47,7 +47,13 @@ def compile_snapshot(
         return problems
     intentions, warnings = readable(observed.intentions or ())
     local = (service.name for service in settings.services)
-    defaults = Defaults(observed.service_defaults, observed.proxy_defaults, local)
+    defaults = Defaults(
+        observed.service_defaults,
+        observed.proxy_defaults,
+        local,
+        observed.zone,
+        settings.upstream,
+    )
     upstreams, more = _upstreams(observed, defaults, roots.trust_domain, previous)
     services, found = _services(settings, observed, defaults, intentions, previous)
     warnings += found
@@ -255,6 +261,8 @@ def _upstream(
         meta, more = defaults.meta(resolution.service)
         warnings.extend(more)
         instances = observed.instances.get(resolution.query, ())
+        balancing = defaults.balancing(meta, resolution.balancing)
+        resolution = replace(resolution, balancing=balancing)
         targets[target_id] = _target(resolution, instances, trust_domain, calls, meta)
     closed = Resolution(
         target_id=f"no route: {chain.service}",
@@ -304,12 +312,8 @@ def _target(
     calls: Calls,
     meta: Meta,
 ) -> Target:
-    """What a service-resolver says of balancing goes before the Meta of the service."""
     service, datacenter = resolution.service, resolution.datacenter
     timeout = calls.connect_timeout
-    balancing = resolution.balancing
-    if meta.balancing is not None and not balancing.policy:
-        balancing = replace(balancing, policy=meta.balancing)
     named = f"{resolution.subset}.{service}" if resolution.subset else service
     return Target(
         id=resolution.target_id,
@@ -321,7 +325,8 @@ def _target(
         connect_timeout=resolution.connect_timeout if timeout is None else timeout,
         subset=resolution.subset,
         failover=resolution.failover,
-        balancing=balancing,
+        balancing=resolution.balancing,
         limits=calls.limits,
         passive_health=calls.passive_health,
+        tries=Tries(meta.retries, meta.per_try_timeout, bool(meta.hedge), meta.stream_timeout),
     )

@@ -10,14 +10,18 @@ from typing import Any
 
 import msgspec
 from msgspec import field
+from msgspec.structs import replace
 
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.traffic import Limits, PassiveHealth
+from fleetmesh.model.traffic import Balancing, Limits, PassiveHealth
 from fleetmesh.plan.chain import DEFAULT_CONNECT_TIMEOUT
 from fleetmesh.plan.exposed import Expose, merged
 from fleetmesh.plan.meta import Meta
 from fleetmesh.plan.meta import read as read_meta
+from fleetmesh.settings import UpstreamSettings
 from fleetmesh.settings.kinds import seconds_of
+
+KEEPING = UpstreamSettings()
 
 
 class UpstreamLimits(msgspec.Struct, frozen=True, rename="pascal"):
@@ -80,14 +84,19 @@ class Calls(msgspec.Struct, frozen=True):
 
 
 class Defaults:
-    """Both kinds of entries, with the names of the services of this host."""
+    """Both kinds of entries, with the names of the services of this host, its zone and its settings
+    of calls."""
 
     def __init__(
         self,
         services: Iterable[ServiceDefaults],
         proxies: Iterable[ProxyDefaults],
         local: Iterable[str],
+        zone: str = "",
+        keeping: UpstreamSettings = KEEPING,
     ) -> None:
+        self._zone = zone
+        self._keeping = keeping
         self._local = sorted(local)
         self._services = {entry.name: entry for entry in services}
         everywhere = next((entry for entry in proxies if entry.name == "global"), None)
@@ -122,6 +131,15 @@ class Defaults:
         own = self._services.get(service, ServiceDefaults(service)).expose
         place = f"service-defaults/{service}" if own and own.paths else "proxy-defaults/global"
         return merged(own, self._global.expose), place
+
+    def balancing(self, meta: Meta, chosen: Balancing) -> Balancing:
+        """What a service-resolver has `chosen` goes before the Meta of the service."""
+        zone_aware = self._keeping.zone_aware if meta.zone_aware is None else meta.zone_aware
+        if meta.balancing is not None and not chosen.policy:
+            chosen = replace(chosen, policy=meta.balancing)
+        if zone_aware and self._zone:
+            chosen = replace(chosen, local_zone=self._zone, spill=self._keeping.zone_spill)
+        return chosen
 
     def calls(self, upstream: str) -> tuple[Calls, tuple[Problem, ...]]:
         """The services of a host share their upstreams: where their entries differ, the least of

@@ -33,6 +33,7 @@ class Observed(msgspec.Struct, frozen=True):
 
     datacenter: str = ""
     node: str = ""
+    zone: str = ""
     roots: Roots | None = None
     intentions: tuple[IntentionEntry, ...] | None = None
     default_allow: bool | None = None

@@ -88,6 +88,7 @@ class Worker:
             settings.tracing,
             _access_log(settings.access_log),
         )
+        self._plane.unreachable_after = settings.upstream.unreachable_after
         if settings.on_demand:
             self._plane.questions = Questions(self._ask)
         self._plane.share = self._share

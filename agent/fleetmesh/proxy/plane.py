@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from fleetmesh.core.lane import Lane
+from fleetmesh.core.lane import DEFAULTS, Lane
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table, dropped
 from fleetmesh.core.trace import Marker, Tracing
@@ -72,7 +72,8 @@ class Held(Protocol):
 class Plane:
     """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
     where no records are kept of requests, `questions` where nobody can be asked whose an address
-    is, `share` where there are no other workers to tell of ejections."""
+    is, `share` where there are no other workers to tell of ejections. `unreachable_after` is the
+    setting of `upstream`."""
 
     __slots__ = (
         "_logged",
@@ -92,6 +93,7 @@ class Plane:
         "table",
         "tcp",
         "telemetry",
+        "unreachable_after",
     )
 
     def __init__(
@@ -109,6 +111,7 @@ class Plane:
         self._random = random.Random()  # noqa: S311 -- shares traffic out, keeps no secret
         self.questions: Questions | None = None
         self.share: Callable[[list[Ejection]], None] | None = None
+        self.unreachable_after = DEFAULTS.unreachable_after
         self._told_dropped = 0
         self.loop = loop
         self.http = http

@@ -8,6 +8,7 @@ from typing import Protocol
 from fleetmesh.core.authz import Rules, Verdict
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
+from fleetmesh.core.retry import Policy
 from fleetmesh.core.table import Table, UpstreamEntry
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, Way
@@ -97,6 +98,15 @@ class Site:
         """
         raise NotImplementedError
 
+    def retries(self) -> Policy | None:
+        """When the current request is to be sent again; None: never."""
+        leg = self.leg
+        return None if leg is None else leg.retries
+
+    def stream_timeout(self) -> float:
+        """Seconds that a connection may be relayed for; 0.0 for ever."""
+        return 0.0
+
     def recheck(self, request: RequestHead | None = None) -> bool:
         """Whether the table of the moment permits what was permitted before: the connection, and
         the `request` that is under way on it. `verdict` says why not."""
@@ -144,6 +154,21 @@ class OutboundSite(Site):
         number = self._draw(target, request) if target.draws else 0
         place = target.pick(tried, number, self._serving.now)
         return Refusal.NO_ENDPOINT if place is None else place.lane(self.source, self._ipv6)
+
+    def retries(self) -> Policy | None:
+        """The route's own go before those that its target has by default."""
+        leg = self.leg
+        if leg is not None and leg.retries is not None:
+            return leg.retries
+        entry = self._serving.table.upstreams.get(self.destination)
+        if entry is None:
+            return None
+        target = (self._way or entry.default).target
+        return entry.targets.get(target.id, target).retries
+
+    def stream_timeout(self) -> float:
+        entry = self._serving.table.upstreams.get(self.destination)
+        return 0.0 if entry is None else entry.default.target.stream_timeout
 
     def _choose(self, entry: UpstreamEntry, request: RequestHead) -> Way:
         matcher = entry.matcher

@@ -122,6 +122,9 @@ class OutlierSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Connections that a worker keeps, for each local service to each endpoint of an upstream, and
     which endpoints get how much. `slow_start`: until a new endpoint has its whole share.
+    `retries` are those of idempotent requests that nobody has said anything about;
+    `unreachable_after`: until a dial is joined by another, or a request that the other host's
+    kernel does not acknowledge goes elsewhere.
 
     Seconds and counts. Peers' sidecars keep idle connections for minutes; of an application
     nothing is known but that five seconds is the shortest keep-alive time in wide use (Node's).
@@ -136,7 +139,12 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_connections: Annotated[int, kinds.WARM] = 0
     retry_budget: Annotated[float, kinds.SHARE] = 0.2
     min_retries_per_second: Annotated[int, kinds.RETRIES] = 3
+    retries: Annotated[int, kinds.TRIES] = 2
+    unreachable_after: Annotated[float, kinds.UNREACHABLE] = 1.0
+    stream_timeout: Annotated[float, kinds.DEADLINE] = 0.0
     slow_start: Annotated[float, kinds.SLOW_START] = 10.0
+    zone_aware: bool = False
+    zone_spill: Annotated[int, kinds.PLACES] = 8
     outlier: OutlierSettings = OutlierSettings()
 
 
