@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -28,6 +29,7 @@ from fleetmesh.edge.confinement import (
     drop_privileges,
     keep_freed_memory,
     open_files,
+    outlive_controller,
     raise_open_files,
 )
 from fleetmesh.edge.ipc import (
@@ -40,6 +42,7 @@ from fleetmesh.edge.ipc import (
     CollectRecords,
     Drain,
     Ejections,
+    HandedOver,
     Listener,
     ListenerKind,
     Publish,
@@ -68,6 +71,8 @@ from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
 _log = logging.getLogger("fleetmesh.process.worker")  # run as __main__
 
 BACKLOG = 4096
+HANDOVER = 60.0
+"""Seconds that a worker waits for the next agent's workers; as long as systemd lets one start."""
 _EMPTY = Snapshot("", "", "", (), (), ())
 
 
@@ -107,7 +112,9 @@ class Worker:
             elif isinstance(message, Answered | Ejections):
                 self._learn(message)
             elif isinstance(message, Drain):
-                await self._drain(message.seconds)
+                if message.handover:
+                    await self._await_successor(socket.socket(fileno=fds[0]))
+                await self._drain(message.seconds, 0.0 if message.handover else GRACE)
                 return
 
     async def _publish(self, message: Publish, fds: Sequence[int]) -> None:
@@ -258,21 +265,35 @@ class Worker:
             ejected=table.ejected(),
         )
 
-    async def _drain(self, seconds: float) -> None:
+    async def _await_successor(self, sign: socket.socket) -> None:
+        """Serve on until the next agent does, whether or not this one's controller lives."""
+        sign.setblocking(False)
+        outlive_controller()
+        await self._channel.send(HandedOver())
+        listening = asyncio.ensure_future(self._keep_listening())
+        with sign, contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(HANDOVER):
+                await asyncio.get_running_loop().sock_recv(sign, 1)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+    async def _drain(self, seconds: float, grace: float) -> None:
         """Finish what is under way, but not for longer than `seconds`.
 
-        For as long as idle connections are given to go quietly, new ones are still accepted, for
-        one request each: an agent that restarts has no successor yet, and callers should not
-        wait longer than its start takes.
+        For `grace` seconds new connections are still accepted, for one request each: where there
+        is no successor, callers should not wait longer than need be for one. A worker whose
+        successor serves has none to give, and no controller.
         """
         plane = self._plane
         begin = time.monotonic()
         end = begin + seconds
-        last_accepted = begin + min(GRACE, seconds / 2)
+        last_accepted = begin + min(grace, seconds / 2)
+        if not grace:
+            self._stop_accepting()
         plane.drain()
         collecting = asyncio.ensure_future(self._keep_listening())
-        while plane.connections and time.monotonic() < end and not collecting.done():
-            await asyncio.wait({collecting}, timeout=0.05)
+        while plane.connections and time.monotonic() < end and not (collecting.done() and grace):
+            await asyncio.sleep(0.05)
             if time.monotonic() >= last_accepted:
                 self._stop_accepting()
         self._stop_accepting()
