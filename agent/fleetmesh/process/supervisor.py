@@ -112,6 +112,10 @@ class Supervisor:
         ordered = sorted(itertools.chain(*found), key=lambda record: record.time)
         return tuple(ordered[max(len(ordered) - limit, 0) :])
 
+    async def part(self, service: str) -> None:
+        """End what callers have to the local service."""
+        await asyncio.gather(*(worker.part(service) for worker in self.workers))
+
     async def drain(self) -> None:
         """End all workers, each with the time to finish what it carries."""
         self._stopping = True

@@ -45,6 +45,7 @@ from fleetmesh.edge.ipc import (
     HandedOver,
     Listener,
     ListenerKind,
+    Part,
     Publish,
     Recorded,
     Reported,
@@ -64,6 +65,7 @@ from fleetmesh.proxy.listener import (
     OutboundArrival,
     PlainArrival,
 )
+from fleetmesh.proxy.parting import part
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
 from fleetmesh.proxy.warm import warm
 from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
@@ -111,6 +113,8 @@ class Worker:
                 await self._answer(message)
             elif isinstance(message, Answered | Ejections):
                 self._learn(message)
+            elif isinstance(message, Part):
+                part(self._plane, message.service)
             elif isinstance(message, Drain):
                 if message.handover:
                     await self._await_successor(socket.socket(fileno=fds[0]))
@@ -324,6 +328,8 @@ class Worker:
                 await self._answer(message)
             elif isinstance(message, Answered | Ejections):
                 self._learn(message)
+            elif isinstance(message, Part):
+                part(self._plane, message.service)
 
 
 _DIRECTIONS = {

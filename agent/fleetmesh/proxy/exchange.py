@@ -19,6 +19,7 @@ from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
+from fleetmesh.proxy.tunnel import WebSocketRelay
 from fleetmesh.proxy.turn import Turns, crowded, elsewhere
 from fleetmesh.proxy.upstream import Upstream
 
@@ -346,7 +347,8 @@ class Exchange(Turns):
         if self.write_paused:
             upstream.hold()
         idle_timeout = self.idle_timeout
-        relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
+        kind: type[Relay] = WebSocketRelay if self.upgrade.lower() == b"websocket" else Relay
+        relay = kind(self.plane, self.site, self.series, self.peer, idle_timeout)
         relay.began = self.began
         relay.request = self
         relay.pool = upstream.lane.pool
@@ -355,6 +357,7 @@ class Exchange(Turns):
         if leg is not None and leg.stream_timeout:
             relay.end_after(leg.stream_timeout - (time.monotonic() - self.started))
         relay.join(self.transport, upstream.transport)
+        relay.passed(early, rest)
         self.transport.write(head + rest)
         if early:
             upstream.transport.write(early)
