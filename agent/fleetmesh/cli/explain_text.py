@@ -89,8 +89,16 @@ def _leg(leg: LegState, divided: bool, http: bool) -> Iterator[str]:
     timeout = f"{leg.timeout:g} s" if leg.timeout else "none"
     yield _row("  timeout", f"{timeout} ({leg.timeout_by})")
     yield _row("  idle", f"{leg.idle_timeout:g} s ({leg.idle_timeout_by})")
-    retries = f"{leg.retries} after {', '.join(leg.retried)}" if leg.retries else "none"
+    retries = "none"
+    if leg.retries:
+        retries = f"{leg.retries} after {', '.join(leg.retried)} ({leg.retries_by})"
     yield _row("  retries", retries)
+    if leg.try_timeout:
+        yield _row("  each try", f"{leg.try_timeout:g} s ({leg.try_timeout_by})")
+    if leg.stream_timeout:
+        yield _row("  at most", f"{leg.stream_timeout:g} s ({leg.stream_timeout_by})")
+    if leg.hedge:
+        yield _row("  hedged", f"after the p95 ({leg.hedge_by})")
     for change in leg.request_changes:
         yield _row("  request", change)
     for change in leg.response_changes:
@@ -125,7 +133,8 @@ def _ends(target: TargetState) -> Iterator[str]:
             )
             if number
         ]
-        yield _row("  at most", " and ".join(limits) + " for each endpoint and worker")
+        waits = f", then {target.queue_wait:g} s in line" if target.queue_wait else ""
+        yield _row("  at most", " and ".join(limits) + " for each endpoint and worker" + waits)
     yield from _endpoints(target.endpoints)
     for spare in target.failover:
         used = "serves now" if spare.id == target.serving else "in reserve"

@@ -16,6 +16,12 @@ from fleetmesh.core.head import COMMON, Head, drop
 # RFC 9112 section 4. Many leave out the space before an empty reason.
 _STATUS_LINE = re.compile(rb"HTTP/[0-9]\.[0-9] [0-9]{3}(?: [\t\x20-\x7e\x80-\xff]*)?")
 
+OVERLOADED = frozenset({b"x-fleetmesh-overloaded", b"x-envoy-overloaded"})
+
+
+REASON = b"x-fleetmesh-reason"
+"""Of an answer that the mesh gives itself: a Refusal's code."""
+
 
 class ResponseHead(Head):
     """Fed by an HTTP parser (`on_status` too), asked by `judge`.
@@ -79,6 +85,14 @@ class ResponseHead(Head):
             self.keep_alive = False
         return True
 
+    def field(self, name: bytes) -> bytes:
+        """The value of the first line of `name` (lower case), empty when there is none."""
+        size = len(name)
+        for line in self.lines:
+            if line[size : size + 1] == b":" and line[:size].lower() == name:
+                return line[size + 1 :].strip(b" \t\r\n")
+        return b""
+
     def rebuild(self, http11: bool, keep_alive: bool, wants_trailers: bool) -> bytes:
         """The head for a client of that version whose connection then stays open or not.
 
@@ -103,6 +117,13 @@ class ResponseHead(Head):
                 parts.append(b"Connection: keep-alive\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
+
+    @property
+    def shed(self) -> bool:
+        """A 503 of somebody who is well and has too much to do, as our sidecars and Envoy say."""
+        return self.status == 503 and any(
+            line[: line.find(b":")].lower() in OVERLOADED for line in self.lines
+        )
 
     @property
     def accepts_upgrade(self) -> bool:

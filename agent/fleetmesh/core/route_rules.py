@@ -21,6 +21,7 @@ from fleetmesh.model.traffic import (
     HashPolicy,
     Match,
     QueryMatch,
+    RateLimit,
     Retries,
     Route,
     Split,
@@ -38,6 +39,7 @@ PATH_KINDS = ("path_exact", "path_prefix", "path_regex")
 HASH_KINDS = ("header", "cookie", "query", "source_address")
 LIMITS = ("max_connections", "max_pending_requests", "max_concurrent_requests")
 MOST_RETRIES = 100
+LEAST_RATE = 0.001
 WHOLE = 10000  # the weights of all splits of one place, in hundredths of a percent
 # What may stand in a cookie's Path (RFC 6265 section 4.1.1), without what would need quoting.
 _COOKIE_PATH = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
@@ -102,10 +104,29 @@ def _target(target: Target, at: str, known: Collection[str]) -> Iterator[Problem
             yield Problem(f"{at}.balancing.{name}", "is less than 1")
     for number, policy in enumerate(balancing.hash_policies):
         yield from _hash_policy(policy, f"{at}.balancing.hash_policies[{number}]")
+    tries = target.tries
+    if tries.retries is not None and not 0 <= tries.retries <= MOST_RETRIES:
+        rule = f"{tries.retries} is not from 0 to {MOST_RETRIES}"
+        yield Problem(f"{at}.tries.retries", rule)
+    yield from _seconds(tries.per_try_timeout, f"{at}.tries.per_try_timeout")
+    yield from _seconds(tries.stream_timeout, f"{at}.tries.stream_timeout")
     for name in LIMITS:
         limit = getattr(target.limits, name)
         if limit is not None and limit < 1:
             yield Problem(f"{at}.limits.{name}", f"{limit} would let nothing through", "Raise it")
+    wait = target.limits.queue_wait
+    if wait is not None and not 0 <= wait < inf:
+        yield Problem(f"{at}.limits.queue_wait", f"{wait} is no time in seconds")
+
+
+def rate_problems(limit: RateLimit, at: str) -> list[Problem]:
+    found = list(match_problems(limit.match, f"{at}.match"))
+    if not LEAST_RATE <= limit.per_second < inf:
+        rule = f"{limit.per_second:g} requests a second are no rate"
+        found.append(Problem(f"{at}.per_second", rule, f"Give {LEAST_RATE} or more"))
+    if limit.burst < 0:
+        found.append(Problem(f"{at}.burst", f"{limit.burst} would let nothing through", "Raise it"))
+    return found
 
 
 def _hash_policy(policy: HashPolicy, at: str) -> Iterator[Problem]:
@@ -149,14 +170,18 @@ def problems(routes: Sequence[Route], where: str) -> list[Problem]:
 
 def _times(route: Route, at: str) -> Iterator[Problem]:
     for key in ("timeout", "idle_timeout"):
-        seconds = getattr(route, key)
-        if seconds is not None and not 0 <= seconds < inf:
-            yield Problem(f"{at}.{key}", f"{seconds} is no time in seconds")
+        yield from _seconds(getattr(route, key), f"{at}.{key}")
+
+
+def _seconds(seconds: float | None, at: str) -> Iterator[Problem]:
+    if seconds is not None and not 0 <= seconds < inf:
+        yield Problem(at, f"{seconds} is no time in seconds")
 
 
 def _retries(retries: Retries, at: str) -> Iterator[Problem]:
     if not 0 <= retries.count <= MOST_RETRIES:
         yield Problem(f"{at}.count", f"{retries.count} is not from 0 to {MOST_RETRIES}")
+    yield from _seconds(retries.per_try_timeout, f"{at}.per_try_timeout")
     for number, condition in enumerate(retries.on):
         if condition not in CONDITIONS:
             remedy = f"Give one of {', '.join(sorted(CONDITIONS))}"

@@ -53,7 +53,8 @@ class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
 
 class RetryCount(msgspec.Struct, frozen=True, array_like=True):
     """How often a request that `route` chose was sent once more, and how often only the budget kept
-    it from being."""
+    it from being; how often to another endpoint while it was under way (`hedged`), and how often
+    that one's answer was the first (`won`)."""
 
     direction: Direction
     source: str
@@ -61,6 +62,8 @@ class RetryCount(msgspec.Struct, frozen=True, array_like=True):
     route: str
     count: int
     spared: int = 0
+    hedged: int = 0
+    won: int = 0
 
 
 class EjectionCount(msgspec.Struct, frozen=True, array_like=True):
@@ -118,10 +121,12 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
 
 
 class UnderWay(msgspec.Struct, frozen=True, array_like=True):
-    """The exchanges and relayed connections that a service's application has to end yet."""
+    """The exchanges and relayed connections that a service's application has to end yet; `limit`
+    is how many requests it gets at a time at the moment, 0.0 without adaptive concurrency."""
 
     service: str
     count: int
+    limit: float = 0.0
 
 
 class Report(msgspec.Struct, frozen=True):

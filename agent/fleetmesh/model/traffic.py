@@ -81,11 +81,13 @@ class Balancing(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Per caller and worker; None is no limit of Consul's."""
+    """Per caller and worker; None is no limit of Consul's. A request waits `queue_wait` seconds
+    for a place where all are taken, None for as long as the settings say."""
 
     max_connections: int | None = None
     max_pending_requests: int | None = None
     max_concurrent_requests: int | None = None
+    queue_wait: float | None = None
 
 
 class PassiveHealth(msgspec.Struct, frozen=True):
@@ -97,6 +99,18 @@ class PassiveHealth(msgspec.Struct, frozen=True):
     enforcing_consecutive_5xx: int | None = None
     max_ejection_percent: int | None = None
     base_ejection_time: float | None = None
+
+
+class Tries(msgspec.Struct, frozen=True):
+    """How requests to a target are tried where their route does not say otherwise; None is what
+    the host's settings say. `retries` are the default ones: of idempotent methods, after a connect
+    that failed or a reset. `stream_timeout` (seconds, 0.0 for none) bounds what goes there, of any
+    protocol, from beginning to end."""
+
+    retries: int | None = None
+    per_try_timeout: float | None = None
+    hedge: bool = False
+    stream_timeout: float | None = None
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -120,6 +134,7 @@ class Target(msgspec.Struct, frozen=True):
     balancing: Balancing = Balancing()
     limits: Limits = Limits()
     passive_health: PassiveHealth = PassiveHealth()
+    tries: Tries = Tries()
 
 
 class FieldMatch(msgspec.Struct, frozen=True):
@@ -168,6 +183,18 @@ class Match(msgspec.Struct, frozen=True):
     methods: tuple[str, ...] = ()
 
 
+class RateLimit(msgspec.Struct, frozen=True):
+    """Requests a second that an instance of a service takes of all its callers, or of each
+    (`per_caller`), where they `match`; `burst` at once, 0 for those of a second. `name` is told to
+    whoever passes it."""
+
+    name: str
+    per_second: float
+    burst: int = 0
+    match: Match = Match()
+    per_caller: bool = False
+
+
 class FieldChanges(msgspec.Struct, frozen=True):
     """Header fields to change, in this order: `remove`, `set` (in place of all lines of the name),
     `add` (one line more). Pairs are name and value."""
@@ -180,11 +207,13 @@ class FieldChanges(msgspec.Struct, frozen=True):
 class Retries(msgspec.Struct, frozen=True):
     """`count` is how many times more than once a request may be sent. `on` are Envoy's names of
     conditions: connect-failure, reset, 5xx, gateway-error, retriable-4xx, refused-stream;
-    `statuses` are status codes that are retried beside them."""
+    `statuses` are status codes that are retried beside them. A try whose answer has not begun after
+    `per_try_timeout` seconds (None: what the target says) is given up, as after a reset."""
 
     count: int = 0
     on: tuple[str, ...] = ()
     statuses: tuple[int, ...] = ()
+    per_try_timeout: float | None = None
 
 
 class Split(msgspec.Struct, frozen=True):
@@ -203,7 +232,9 @@ class Route(msgspec.Struct, frozen=True):
     `prefix_rewrite` takes the place of the path's matched part in the forwarded request: of the
     prefix, or of the whole path that is matched exactly. The query stays. `timeout` is seconds
     for the whole request, its retries and its answer included, None what the settings say (which
-    is for the answer to begin), 0.0 none at all.
+    is for the answer to begin), 0.0 none at all. `hedge`: a request of an idempotent method whose
+    answer has not begun after the p95 is sent to another endpoint too; None is what its target
+    says.
     """
 
     name: str
@@ -216,6 +247,7 @@ class Route(msgspec.Struct, frozen=True):
     retries: Retries = Retries()
     request_fields: FieldChanges = FieldChanges()
     response_fields: FieldChanges = FieldChanges()
+    hedge: bool | None = None
 
 
 class Upstream(msgspec.Struct, frozen=True):

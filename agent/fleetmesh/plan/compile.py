@@ -9,7 +9,7 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import ExposedPath, Leaf, LocalService, Snapshot
-from fleetmesh.model.traffic import Protocol, Target, Upstream
+from fleetmesh.model.traffic import Limits, Protocol, Target, Tries, Upstream
 from fleetmesh.plan.addresses import Destination, destinations_of
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
@@ -17,6 +17,7 @@ from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.endpoints import endpoints
 from fleetmesh.plan.exposed import Rerouted, exposed, settled
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
+from fleetmesh.plan.meta import Meta
 from fleetmesh.plan.observed import Observed, callable_services, called, chain_of
 from fleetmesh.plan.outsiders import outsiders
 from fleetmesh.plan.registration import declares_auto
@@ -59,6 +60,8 @@ def compile_snapshot(
     for service in services:
         if service.protocol is Protocol.TCP:
             warnings += not_for_tcp(service.name, service.intentions)
+            if service.adaptive_concurrency or service.rate_limits:
+                warnings += (_for_http(service.name),)
     return Compiled(
         Snapshot(
             trust_domain=roots.trust_domain.lower(),
@@ -72,7 +75,15 @@ def compile_snapshot(
             outsiders=outsiders(settings, observed),
             refuse_outsiders=settings.without_sidecar is WithoutSidecar.REFUSE,
         ),
-        (*warnings, *defaults.problems(), *more),
+        tuple(dict.fromkeys((*warnings, *defaults.problems(), *more))),
+    )
+
+
+def _for_http(service: str) -> Problem:
+    return Problem(
+        f"service-defaults/{service}",
+        "adaptive concurrency and rates are of HTTP requests, and this service is carried as tcp",
+        "Give it Protocol http",
     )
 
 
@@ -162,6 +173,8 @@ def _local(
         connect_timeout=local.connect_timeout,
         request_timeout=local.request_timeout,
         max_connections=local.max_connections,
+        adaptive_concurrency=local.adaptive_concurrency,
+        rate_limits=local.rate_limits,
     )
 
 
@@ -257,11 +270,12 @@ def _upstream(
     warnings.extend(more)
     targets: dict[str, Target] = {}
     for target_id, resolution in found.items():
-        balancing, more = defaults.balancing(resolution.service, resolution.balancing)
+        meta, more = defaults.meta(resolution.service)
         warnings.extend(more)
         instances = observed.instances.get(resolution.query, ())
+        balancing = defaults.balancing(meta, resolution.balancing)
         resolution = replace(resolution, balancing=balancing)
-        targets[target_id] = _target(resolution, instances, trust_domain, calls)
+        targets[target_id] = _target(resolution, instances, trust_domain, calls, meta)
     closed = Resolution(
         target_id=f"no route: {chain.service}",
         service=chain.service,
@@ -269,7 +283,7 @@ def _upstream(
         sni="",
         query=InstanceQuery(chain.service),
     )
-    route = routing(chain, targets, _target(closed, (), trust_domain, calls))
+    route = routing(chain, targets, _target(closed, (), trust_domain, calls, Meta()))
     warnings.extend(route.problems)
     own = found.get(route.default.target.id)
     instances = observed.instances.get(own.query, ()) if own is not None else ()
@@ -303,8 +317,26 @@ def _carried_as_tcp(chain: Chain, routed: bool) -> Problem:
     )
 
 
+def _limits(said: Limits, meta: Meta) -> Limits:
+    """What UpstreamConfig says goes before the Meta of the service that is called."""
+
+    def first(one: int | None, other: int | None) -> int | None:
+        return other if one is None else one
+
+    return Limits(
+        first(said.max_connections, meta.max_connections),
+        first(said.max_pending_requests, meta.max_pending_requests),
+        first(said.max_concurrent_requests, meta.max_concurrent_requests),
+        meta.queue_wait,
+    )
+
+
 def _target(
-    resolution: Resolution, instances: tuple[Instance, ...], trust_domain: str, calls: Calls
+    resolution: Resolution,
+    instances: tuple[Instance, ...],
+    trust_domain: str,
+    calls: Calls,
+    meta: Meta,
 ) -> Target:
     service, datacenter = resolution.service, resolution.datacenter
     timeout = calls.connect_timeout
@@ -320,6 +352,7 @@ def _target(
         subset=resolution.subset,
         failover=resolution.failover,
         balancing=resolution.balancing,
-        limits=calls.limits,
+        limits=_limits(calls.limits, meta),
         passive_health=calls.passive_health,
+        tries=Tries(meta.retries, meta.per_try_timeout, bool(meta.hedge), meta.stream_timeout),
     )

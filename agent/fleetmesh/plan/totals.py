@@ -54,6 +54,11 @@ def total(reports: Iterable[Report]) -> Report:
             lambda one: (one.service, one.endpoint),
             lambda a, b: replace(b, workers=a.workers + b.workers),
         ),
+        under_way=_summed(
+            (one for report in reports for one in report.under_way),
+            lambda one: (one.service,),
+            lambda a, b: replace(a, count=a.count + b.count, limit=a.limit + b.limit),
+        ),
     )
 
 
@@ -99,4 +104,10 @@ def _latencies(a: Latency, b: Latency) -> Latency:
 
 
 def _retries(a: RetryCount, b: RetryCount) -> RetryCount:
-    return replace(a, count=a.count + b.count, spared=a.spared + b.spared)
+    return replace(
+        a,
+        count=a.count + b.count,
+        spared=a.spared + b.spared,
+        hedged=a.hedged + b.hedged,
+        won=a.won + b.won,
+    )

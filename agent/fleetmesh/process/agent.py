@@ -57,6 +57,7 @@ class Agent:
         self._tasks = TaskSet()
         self._stop = asyncio.Event()
         self._ready = False
+        self._succeeded = False
         self._kernel_tls = kernel_tls()
         home = own_home()
         state_dir = Path(front.settings.state_dir)
@@ -67,6 +68,8 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._hangup)
+        if systemd.supervised():
+            self._loop.add_signal_handler(signal.SIGWINCH, self._expect_successor)
         if (interval := systemd.watchdog_interval()) is not None:
             self._tasks.spawn(_beat(interval), "watchdog")
         try:
@@ -106,7 +109,7 @@ class Agent:
         systemd.notify("STOPPING=1", "STATUS=Draining")
         log.info("stopping", extra={"fields": {"event": "stopping"}})
         await self._verifier.close()
-        await self._mesh.end()
+        await self._mesh.end(self._succeeded)
         for server in self._servers:
             await server.close()
         await self._tasks.close()
@@ -142,6 +145,10 @@ class Agent:
                 mesh.keeper.status().state,
             )
         )
+
+    def _expect_successor(self) -> None:
+        """ExecStop= of the unit: what follows is a restart."""
+        self._succeeded = True
 
     def _hangup(self) -> None:
         self._tasks.spawn(self.reload(), "reload")

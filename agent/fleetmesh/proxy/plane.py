@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from fleetmesh.core.lane import Lane
+from fleetmesh.core.lane import DEFAULTS, Lane
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table, dropped
 from fleetmesh.core.trace import Marker, Tracing
@@ -72,7 +72,8 @@ class Held(Protocol):
 class Plane:
     """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
     where no records are kept of requests, `questions` where nobody can be asked whose an address
-    is, `share` where there are no other workers to tell of ejections."""
+    is, `share` where there are no other workers to tell of ejections. `unreachable_after` is the
+    setting of `upstream`; `most_connections` are accepted at a time."""
 
     __slots__ = (
         "_logged",
@@ -86,12 +87,14 @@ class Plane:
         "identities",
         "loop",
         "marker",
+        "most_connections",
         "now",
         "questions",
         "share",
         "table",
         "tcp",
         "telemetry",
+        "unreachable_after",
     )
 
     def __init__(
@@ -109,6 +112,7 @@ class Plane:
         self._random = random.Random()  # noqa: S311 -- shares traffic out, keeps no secret
         self.questions: Questions | None = None
         self.share: Callable[[list[Ejection]], None] | None = None
+        self.unreachable_after = DEFAULTS.unreachable_after
         self._told_dropped = 0
         self.loop = loop
         self.http = http
@@ -117,6 +121,7 @@ class Plane:
         self.identities: Mapping[str, Identity] = {}
         self.telemetry = Telemetry()
         self.connections: set[Held] = set()
+        self.most_connections = 1 << 30
         self.draining = False
         self.now = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Protocol
 
 from fleetmesh.core.authz import Rules, Verdict
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
+from fleetmesh.core.retry import Policy
 from fleetmesh.core.table import Table, UpstreamEntry
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, Way
@@ -41,7 +43,8 @@ class Site:
     that the current request takes, empty when it takes none, and `leg` what that and its split say
     of it. `set_cookie` are lines for the head of the current answer. `detected`: the protocol was
     found out from the first bytes; `sni` is the name in them where they were TLS. `identity` is
-    the SPIFFE ID that the caller has proved.
+    the SPIFFE ID that the caller has proved. `later` are the lines of a refusal that say when to
+    come again.
     """
 
     __slots__ = (
@@ -54,6 +57,7 @@ class Site:
         "failure",
         "identity",
         "kind",
+        "later",
         "leg",
         "refusal",
         "route_name",
@@ -86,6 +90,7 @@ class Site:
         self.sni = ""
         self.identity = ""
         self.route_name = ""
+        self.later = b""
         self.leg: Leg | None = None
         self.set_cookie = b""
 
@@ -96,6 +101,15 @@ class Site:
         without one the way leads where that of the last request did.
         """
         raise NotImplementedError
+
+    def retries(self) -> Policy | None:
+        """When the current request is to be sent again; None: never."""
+        leg = self.leg
+        return None if leg is None else leg.retries
+
+    def stream_timeout(self) -> float:
+        """Seconds that a connection may be relayed for; 0.0 for ever."""
+        return 0.0
 
     def recheck(self, request: RequestHead | None = None) -> bool:
         """Whether the table of the moment permits what was permitted before: the connection, and
@@ -144,6 +158,21 @@ class OutboundSite(Site):
         number = self._draw(target, request) if target.draws else 0
         place = target.pick(tried, number, self._serving.now)
         return Refusal.NO_ENDPOINT if place is None else place.lane(self.source, self._ipv6)
+
+    def retries(self) -> Policy | None:
+        """The route's own go before those that its target has by default."""
+        leg = self.leg
+        if leg is not None and leg.retries is not None:
+            return leg.retries
+        entry = self._serving.table.upstreams.get(self.destination)
+        if entry is None:
+            return None
+        target = (self._way or entry.default).target
+        return entry.targets.get(target.id, target).retries
+
+    def stream_timeout(self) -> float:
+        entry = self._serving.table.upstreams.get(self.destination)
+        return 0.0 if entry is None else entry.default.target.stream_timeout
 
     def _choose(self, entry: UpstreamEntry, request: RequestHead) -> Way:
         matcher = entry.matcher
@@ -202,6 +231,12 @@ class ApplicationSite(Site):
         if entry is None:
             return Refusal.APPLICATION_DOWN
         self.leg = entry.leg
+        admission = entry.admission
+        if admission is not None and request is not None:
+            refusal = admission.judge(self.source, request, time.monotonic())
+            if refusal is not None:
+                self.later = admission.lines
+                return refusal
         return entry.application
 
 

@@ -242,11 +242,9 @@ class Upstream(ResponseHead):
             self._tell(self.status)
         leg = exchange.site.leg
         if (
-            leg is not None
-            and leg.retries is not None
-            and self.status in leg.retries.statuses
-            and exchange.again(self.lane)
-        ):
+            self.status >= 500
+            or (leg is not None and leg.retries is not None and self.status in leg.retries.statuses)
+        ) and exchange.discards(self):
             # Its content is nobody's: the connection ends with it.
             self._exchange = None
             self._end()
@@ -269,7 +267,11 @@ class Upstream(ResponseHead):
         standing = self.lane.standing
         if standing is not None:
             now = time.monotonic()
-            standing.answered(status, now - self.asked if self.asked else 0.0, now)
+            seconds = now - self.asked if self.asked else 0.0
+            if status == 503 and self.shed:
+                standing.shed(seconds, now)
+            else:
+                standing.answered(status, seconds, now)
 
     def _read_counted(self, data: bytes) -> bytes:
         remaining = self._remaining

@@ -7,7 +7,16 @@ from msgspec.structs import replace
 from tests.support.answers import NOON, TRUST, chain, instance, leaf
 
 from fleetmesh.model.snapshot import ExposedPath, Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Limits, PassiveHealth, Protocol, Upstream
+from fleetmesh.model.traffic import (
+    Endpoint,
+    Health,
+    Limits,
+    PassiveHealth,
+    Protocol,
+    RateLimit,
+    Tries,
+    Upstream,
+)
 from fleetmesh.plan.addresses import owner
 from fleetmesh.plan.answers import (
     Check,
@@ -377,7 +386,8 @@ def test_defaults_reach_local_services_and_calls() -> None:
         local_connect_timeout_ms=2000,
         local_request_timeout_ms=3000,
         max_inbound_connections=50,
-        rate_limits={"InstanceLevel": {}},
+        rate_limits={"InstanceLevel": {"RequestsPerSecond": 100}},
+        meta={"fleetmesh-adaptive-concurrency": "true"},
     )
     result = compiled(observed(instance(), service_defaults=(entry,)))
     (web,) = result.snapshot.services
@@ -385,7 +395,21 @@ def test_defaults_reach_local_services_and_calls() -> None:
     (upstream,) = result.snapshot.upstreams
     assert (upstream.target.connect_timeout, upstream.target.limits) == (1.5, Limits(7))
     assert upstream.target.passive_health == PassiveHealth(max_failures=4)
-    assert [w.path for w in result.warnings] == ["service-defaults/web: RateLimits"]
+    assert web.adaptive_concurrency
+    assert web.rate_limits == (RateLimit("instance", 100.0),)
+    assert not result.warnings
+
+
+def test_meta_of_a_service_says_how_it_is_tried() -> None:
+    said = {"retries": "0", "per-try-timeout": "250ms", "stream-timeout": "1h", "hedge": "true"}
+    meta = {f"fleetmesh-{key}": value for key, value in said.items()}
+    seen = observed(instance(), service_defaults=(ServiceDefaults("api", meta=meta),))
+    assert api(seen).target.tries == Tries(0, 0.25, True, 3600.0)
+    assert compiled(seen).warnings == ()
+    wrong = ServiceDefaults("api", meta={"fleetmesh-hedge": "yes", "fleetmesh-retries": "11"})
+    seen = observed(instance(), service_defaults=(wrong,))
+    assert api(seen).target.tries == Tries()
+    assert len(compiled(seen).warnings) == 2
 
 
 def test_meta_of_a_service_chooses_its_balancing_where_no_resolver_does() -> None:

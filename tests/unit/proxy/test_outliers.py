@@ -181,7 +181,7 @@ async def test_workers_heed_what_others_found_and_tell_what_they_find() -> None:
 
 
 async def test_one_that_is_slow_in_its_turn_is_ejected_for_that() -> None:
-    outlier = OutlierSettings(interval=1.0)
+    outlier = OutlierSettings(interval=4.0)
     settings = WorkerSettings(upstream=UpstreamSettings(slow_start=0.5, outlier=outlier))
     async with fleet(policy="round_robin", settings=settings) as running:
         running.instances[1].delay = 0.3

@@ -108,7 +108,7 @@ def test_agent_survives_what_it_promises(units: Path) -> None:
         "Type=notify",
         "Restart=always",
         "RestartPreventExitStatus=2",
-        "KillMode=mixed",
+        "KillMode=process",
         "User=fleetmesh",
         "AmbientCapabilities=CAP_NET_ADMIN",
         "CapabilityBoundingSet=CAP_NET_ADMIN",
