@@ -86,8 +86,9 @@ def _filtered(verdict: str) -> Act:
                 port = host.service(SERVICE)["sidecar_port"]
                 host.run(
                     "nft -f -",
-                    stdin="table inet chaos { chain in { type filter hook input priority -300; "
-                    f"iifname eth0 tcp dport {port} {verdict}; }} }}",
+                    stdin="table inet chaos {\nchain in {\n"
+                    "type filter hook input priority -300\n"
+                    f"iifname eth0 tcp dport {port} {verdict}\n}}\n}}\n",
                 )
             yield
         finally:
@@ -178,7 +179,7 @@ def ca_rotated(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
     fleet.rotate_ca()
     eventually(
         lambda: all(before[name] != serial for name, serial in serials().items()),
-        75,
+        180,
         "every service has a new leaf",
         every=2,
     )
