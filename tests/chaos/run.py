@@ -129,7 +129,7 @@ def _one(fleet: Fleet, load: Load, planned: Planned) -> Row:
     began = time.time()
     ended, trouble = 0.0, ""
     try:
-        with fault.act(fleet, victims):
+        with fault.act(fleet, victims) as began:
             time.sleep(max(0.0, began + fault.seconds - time.time()))
             ended = time.time()
     except AssertionError as error:
