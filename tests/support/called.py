@@ -32,12 +32,12 @@ class Called:
 
     def __init__(self, caller: WorkerProcess, port: int, sidecar: int) -> None:
         self.caller = caller
-        self._port = port
+        self.port = port
         self.sidecar = sidecar
 
     async def send(self, request: bytes) -> bytes:
         """All that is answered; on a connection of its own, whose end the request asks for."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
         async with asyncio.timeout(20):
             answer = await reader.read(-1)

@@ -61,6 +61,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 8 << 20)
 
 
+def open_files() -> int:
+    """How many this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 1 << 30
+
+
 def raise_open_files() -> None:
     """Open as many files as this process may at all: a relayed connection takes two, and a shell's
     soft limit of 1024 is for programs that use select(2). Where the kernel or a filter of system

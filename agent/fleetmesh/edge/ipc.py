@@ -67,6 +67,12 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     handover: bool = False
 
 
+class Part(msgspec.Struct, frozen=True, tag=True):
+    """End what callers have to the local service `service`: its drain is over."""
+
+    service: str
+
+
 class Collect(msgspec.Struct, frozen=True, tag=True):
     """Answer with a Reported of the same `request`."""
 
@@ -123,7 +129,7 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     port: int
 
 
-ToWorker = Publish | Drain | Collect | CollectRecords | Answered | Ejections
+ToWorker = Publish | Drain | Part | Collect | CollectRecords | Answered | Ejections
 ToController = Applied | HandedOver | Reported | Recorded | Ask | Ejections
 
 

@@ -54,6 +54,11 @@ def total(reports: Iterable[Report]) -> Report:
             lambda one: (one.service, one.endpoint),
             lambda a, b: replace(b, workers=a.workers + b.workers),
         ),
+        under_way=_summed(
+            (one for report in reports for one in report.under_way),
+            lambda one: (one.service,),
+            lambda a, b: replace(a, count=a.count + b.count, limit=a.limit + b.limit),
+        ),
     )
 
 

@@ -165,6 +165,7 @@ def _worker_arguments(settings: Settings) -> tuple[int, WorkerSettings, float]:
             settings.tracing,
             settings.access_log,
             settings.on_demand.enabled,
+            max_connections=settings.max_connections,
         ),
         settings.drain_timeout,
     )

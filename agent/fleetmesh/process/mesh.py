@@ -194,11 +194,15 @@ class Mesh:
         self._changed()
 
     async def _capture(self, settings: Settings) -> None:
-        """Capture those services that have an identity."""
+        """Capture those services that have an identity, or had one: a certificate that has run
+        out, or that Consul gives no more, is no reason to let them talk in the clear."""
         services = self.front.snapshot.services if self.front.snapshot else ()
         identified = {service.name for service in services if service.leaf is not None}
         await self.keeper.apply(
-            _only(settings, identified), self.front.ports.outbound, self.uids, self.naming.port
+            _only(settings, identified | self.keeper.captured),
+            self.front.ports.outbound,
+            self.uids,
+            self.naming.port,
         )
 
     async def reload(self, handed: str | None = None) -> list[Problem]:

@@ -8,6 +8,8 @@ import itertools
 import logging
 import time
 
+from msgspec.structs import replace
+
 from fleetmesh.edge.ipc import Ejections
 from fleetmesh.model.record import Record
 from fleetmesh.model.report import Ejection, Report
@@ -110,6 +112,10 @@ class Supervisor:
         ordered = sorted(itertools.chain(*found), key=lambda record: record.time)
         return tuple(ordered[max(len(ordered) - limit, 0) :])
 
+    async def part(self, service: str) -> None:
+        """End what callers have to the local service."""
+        await asyncio.gather(*(worker.part(service) for worker in self.workers))
+
     async def drain(self) -> None:
         """End all workers, each with the time to finish what it carries."""
         self._stopping = True
@@ -127,8 +133,9 @@ class Supervisor:
 
     async def _add(self, restarts: int = 0) -> None:
         self._numbers += 1
+        settings = replace(self._settings, workers=self._count)
         worker = await Worker.spawn(
-            self._numbers, self._settings, self._tasks, self._resolve, self._share
+            self._numbers, settings, self._tasks, self._resolve, self._share
         )
         worker.restarts = restarts
         self._workers[worker.number] = worker

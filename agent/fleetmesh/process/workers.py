@@ -26,6 +26,7 @@ from fleetmesh.edge.ipc import (
     Ejections,
     HandedOver,
     Listener,
+    Part,
     Publish,
     Recorded,
     Reported,
@@ -225,6 +226,13 @@ class Worker:
             return None
         finally:
             self._asking.pop(question.request, None)
+
+    async def part(self, service: str) -> None:
+        """End what callers have to `service`. A worker that is gone has nothing of it."""
+        try:
+            await self._channel.send(Part(service))
+        except ChannelClosedError:
+            pass
 
     async def drain(self, seconds: float) -> None:
         """Let it finish, then wait until it is gone; killed when it takes too long."""

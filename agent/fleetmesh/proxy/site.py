@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Protocol
 
@@ -42,7 +43,8 @@ class Site:
     that the current request takes, empty when it takes none, and `leg` what that and its split say
     of it. `set_cookie` are lines for the head of the current answer. `detected`: the protocol was
     found out from the first bytes; `sni` is the name in them where they were TLS. `identity` is
-    the SPIFFE ID that the caller has proved.
+    the SPIFFE ID that the caller has proved. `later` are the lines of a refusal that say when to
+    come again.
     """
 
     __slots__ = (
@@ -55,6 +57,7 @@ class Site:
         "failure",
         "identity",
         "kind",
+        "later",
         "leg",
         "refusal",
         "route_name",
@@ -87,6 +90,7 @@ class Site:
         self.sni = ""
         self.identity = ""
         self.route_name = ""
+        self.later = b""
         self.leg: Leg | None = None
         self.set_cookie = b""
 
@@ -227,6 +231,12 @@ class ApplicationSite(Site):
         if entry is None:
             return Refusal.APPLICATION_DOWN
         self.leg = entry.leg
+        admission = entry.admission
+        if admission is not None and request is not None:
+            refusal = admission.judge(self.source, request, time.monotonic())
+            if refusal is not None:
+                self.later = admission.lines
+                return refusal
         return entry.application
 
 
