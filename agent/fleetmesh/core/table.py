@@ -5,13 +5,15 @@ from __future__ import annotations
 from fleetmesh.balance.hashing import digest, mixed
 from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.budget import Budget
+from fleetmesh.core.faults import Faults, Hits, counts, kept, linked
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.outlier import Outliers, Rules, Standing
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
+from fleetmesh.model.fault import Fault
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.model.report import Ejected, EjectionCount, UnderWay
+from fleetmesh.model.report import Ejected, EjectionCount, FaultCount, UnderWay
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -20,9 +22,19 @@ from fleetmesh.settings import UpstreamSettings
 class UpstreamEntry:
     """An upstream with its targets by id. `matcher` is None when it has no routes; `ways` are
     those of the routes in order, and last the default, which is where its -1 leads. `chooses`:
-    not every request just goes to the default's target. `budget` is what its retries share."""
+    not every request just goes to the default's target. `budget` is what its retries share, `faults`
+    what was injected, None when nothing was."""
 
-    __slots__ = ("budget", "chooses", "default", "matcher", "targets", "upstream", "ways")
+    __slots__ = (
+        "budget",
+        "chooses",
+        "default",
+        "faults",
+        "matcher",
+        "targets",
+        "upstream",
+        "ways",
+    )
 
     def __init__(
         self,
@@ -30,15 +42,22 @@ class UpstreamEntry:
         targets: dict[str, TargetEntry],
         matcher: Matcher | None,
         budget: Budget,
+        faults: Faults | None = None,
     ) -> None:
         self.budget = budget
+        self.faults = faults
         self.upstream = upstream
         self.targets = targets
         self.matcher = matcher
         self.default = default_way(upstream, targets)
         self.ways = [route_way(route, upstream, targets, budget) for route in upstream.routes]
         self.ways.append(self.default)
-        self.chooses = matcher is not None or self.default.divided or self.default.leg is not None
+        self.chooses = (
+            matcher is not None
+            or self.default.divided
+            or self.default.leg is not None
+            or faults is not None
+        )
 
 
 class LocalEntry:
@@ -66,15 +85,18 @@ class Table:
     """`upstreams` by service name, `by_destination` by the address and port that a caller dials,
     `by_address` by the address where every port is the upstream's, `services` by name, `by_port`
     by the application's port, `outsiders` names of services without a sidecar by destination.
-    `ejections` are counted by service and reason, and for as long as there are tables; `seed` and
-    `now` are for outliers that begin with this one."""
+    `ejections` are counted by service and reason, and for as long as there are tables; so are the
+    `hits` of `faults`, which are by upstream. `seed` and `now` are for outliers that begin with
+    this one."""
 
     __slots__ = (
         "by_address",
         "by_destination",
         "by_port",
         "ejections",
+        "faults",
         "generation",
+        "hits",
         "now",
         "outliers",
         "outsiders",
@@ -98,6 +120,8 @@ class Table:
         self.places: dict[PlaceKey, Place] = {}
         self.outliers: dict[OutliersKey, Outliers] = {}
         self.ejections: dict[tuple[str, str], int] = {}
+        self.faults: dict[str, Faults] = {}
+        self.hits: Hits = {}
         self.now = now
         self.seed = seed
         self.outsiders = {
@@ -131,6 +155,15 @@ class Table:
     def ejection_counts(self) -> tuple[EjectionCount, ...]:
         return tuple([EjectionCount(*key, count) for key, count in self.ejections.items()])
 
+    def fault_counts(self) -> tuple[FaultCount, ...]:
+        return counts(self.hits)
+
+    def end_faults(self) -> None:
+        """Strike no further request."""
+        self.faults = {}
+        for entry in self.upstreams.values():
+            entry.faults = None
+
     def ejected(self) -> tuple[Ejected, ...]:
         """The endpoints that get no requests at the moment."""
         found: list[Ejected] = []
@@ -148,8 +181,9 @@ def link(
     keeping: UpstreamSettings = DEFAULTS,
     now: float = 0.0,
     seed: int = 0,
+    faults: tuple[Fault, ...] = (),
 ) -> Table:
-    """A table of `snapshot`. What did not change keeps its places, lanes and pools.
+    """A table of `snapshot`, with `faults`. What did not change keeps its places, lanes and pools.
 
     `offset` is the worker's number, for pickers; `keeping` is for new pools. `now` is of the clock
     that endpoints' outcomes are told by, `seed` any number, different from caller to caller.
@@ -157,6 +191,8 @@ def link(
     table = Table(snapshot, generation, now, seed)
     if previous is not None:
         table.ejections = previous.ejections
+        table.hits = kept(previous.hits, faults)
+    table.faults = linked(faults, table.hits)
     for service in snapshot.services:
         application = None
         if previous is not None and (known := previous.services.get(service.name)) is not None:
@@ -210,7 +246,8 @@ def _upstream(
         budget = known.budget
     else:
         budget = Budget(keeping.retry_budget, keeping.min_retries_per_second)
-    return UpstreamEntry(upstream, targets, matcher, budget)
+    faults = table.faults.get(upstream.service)
+    return UpstreamEntry(upstream, targets, matcher, budget, faults)
 
 
 def _places(

@@ -82,6 +82,17 @@ class Ejected(msgspec.Struct, frozen=True, array_like=True):
     workers: int = 1
 
 
+class FaultCount(msgspec.Struct, frozen=True, array_like=True):
+    """How many requests an injected fault struck; `kind` is delay or abort, `id` empty for those
+    that are over."""
+
+    id: str
+    source: str
+    destination: str
+    kind: str
+    count: int
+
+
 class Latency(msgspec.Struct, frozen=True, array_like=True):
     """A histogram of whole-request seconds; `counts[i]` is up to and including `BUCKETS[i]`,
     the last is all that took longer. `code_class` is the first digit of the status codes."""
@@ -127,3 +138,4 @@ class Report(msgspec.Struct, frozen=True):
     under_way: tuple[UnderWay, ...] = ()
     ejections: tuple[EjectionCount, ...] = ()
     ejected: tuple[Ejected, ...] = ()
+    faults: tuple[FaultCount, ...] = ()

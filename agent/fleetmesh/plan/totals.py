@@ -54,6 +54,11 @@ def total(reports: Iterable[Report]) -> Report:
             lambda one: (one.service, one.endpoint),
             lambda a, b: replace(b, workers=a.workers + b.workers),
         ),
+        faults=_summed(
+            (one for report in reports for one in report.faults),
+            lambda one: (one.id, one.source, one.destination, one.kind),
+            lambda a, b: replace(a, count=a.count + b.count),
+        ),
     )
 
 
@@ -68,6 +73,7 @@ def retire(report: Report) -> Report:
         latencies=report.latencies,
         retries=report.retries,
         ejections=report.ejections,
+        faults=report.faults,
     )
 
 

@@ -130,6 +130,7 @@ class Worker:
                 self._upstream,
                 plane.now,
                 plane.draw(),
+                () if plane.draining else message.faults,
             )
         except re2.error as error:  # a controller that checks its routes never sends one
             await self._channel.send(Applied(message.generation, f"routes: {error}"))
@@ -233,6 +234,7 @@ class Worker:
             under_way=table.under_way(),
             ejections=table.ejection_counts(),
             ejected=table.ejected(),
+            faults=table.fault_counts(),
         )
 
     async def _drain(self, seconds: float) -> None:
@@ -247,6 +249,7 @@ class Worker:
         end = begin + seconds
         last_accepted = begin + min(GRACE, seconds / 2)
         plane.drain()
+        plane.table.end_faults()
         collecting = asyncio.ensure_future(self._keep_listening())
         while plane.connections and time.monotonic() < end and not collecting.done():
             await asyncio.wait({collecting}, timeout=0.05)

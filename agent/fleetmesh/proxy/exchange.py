@@ -6,10 +6,12 @@ There is no object per request: what an exchange needs to know stands in the con
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from typing import Final
 
+from fleetmesh.core.faults import Pause
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import IDEMPOTENT
 from fleetmesh.core.retry import Policy, pause
@@ -27,10 +29,19 @@ KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nob
 
 class Exchange(Downstream):
     """`_kept` is what of the request was sent already, as long as it can be sent again. `_tried`
-    are the endpoints whose outcome was retried. `marks` are the lines that tell the next
-    one of the request's trace."""
+    are the endpoints whose outcome was retried, `_delay` ends the wait of a fault. `marks` are the
+    lines that tell the next one of the request's trace."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_replayed", "_ticket", "_tried", "_upstream", "marks")
+    __slots__ = (
+        "_delay",
+        "_kept",
+        "_kept_bytes",
+        "_replayed",
+        "_ticket",
+        "_tried",
+        "_upstream",
+        "marks",
+    )
 
     def __init__(self, plane: Plane, site: Site) -> None:
         super().__init__(plane, site)
@@ -40,6 +51,7 @@ class Exchange(Downstream):
         self._kept_bytes = 0
         self._replayed = False
         self._tried: list[str] = []
+        self._delay: asyncio.TimerHandle | None = None
         self.marks = b""
 
     # Towards the upstream.
@@ -85,6 +97,9 @@ class Exchange(Downstream):
 
     def _dial(self, lane: Lane) -> None:
         self._ticket += 1
+        if isinstance(lane, Pause):
+            self._delay = self.plane.loop.call_later(lane.seconds, self._retry, self._ticket)
+            return
         lane.pool.opening += 1
         self.plane.spawn(self._connect(lane, self._ticket))
 
@@ -153,6 +168,7 @@ class Exchange(Downstream):
     def _retry(self, ticket: int) -> None:
         if ticket != self._ticket:
             return
+        self._delay = None
         lane = self.site.lane(self._tried)
         if isinstance(lane, Refusal):
             self.refuse(lane)
@@ -196,6 +212,9 @@ class Exchange(Downstream):
     def _abandon(self) -> None:
         self._ticket += 1
         self._kept = None
+        if self._delay is not None:
+            self._delay.cancel()
+            self._delay = None
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             standing = upstream.lane.standing
@@ -232,9 +251,10 @@ class Exchange(Downstream):
         leg = self.site.leg
         if leg is not None and leg.response is not None:
             upstream.lines = leg.response.changed(upstream.lines, self, self.peer)
-        if self.site.set_cookie:
-            upstream.lines.append(self.site.set_cookie)
-            self.site.set_cookie = b""
+        if self.site.extra:
+            upstream.lines.append(self.site.extra)
+            self.site.extra = b""
+            self.site.fault = None
         return upstream.rebuild(self.http11, self.persistent, self.wants_trailers)
 
     def answer_complete(self) -> bool:
@@ -309,6 +329,8 @@ class Exchange(Downstream):
         relay.request = self
         relay.pool = upstream.lane.pool
         relay.join(self.transport, upstream.transport)
+        if self.site.extra:
+            head = head[:-2] + self.site.extra + b"\r\n"
         self.transport.write(head + rest)
         if early:
             upstream.transport.write(early)
