@@ -22,8 +22,8 @@ from fleetmesh.settings import UpstreamSettings
 class UpstreamEntry:
     """An upstream with its targets by id. `matcher` is None when it has no routes; `ways` are
     those of the routes in order, and last the default, which is where its -1 leads. `chooses`:
-    not every request just goes to the default's target. `budget` is what its retries share, `faults`
-    what was injected, None when nothing was."""
+    not every request just goes to the default's target. `budget` is what its retries share;
+    `faults` were injected, None when none were."""
 
     __slots__ = (
         "budget",

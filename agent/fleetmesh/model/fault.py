@@ -1,8 +1,9 @@
-"""Faults that an operator injects: what requests of this host suffer on purpose, and for how long."""
+"""Faults that an operator injects: what requests of this host suffer on purpose."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 
 import msgspec
 
@@ -43,3 +44,27 @@ class Fault(msgspec.Struct, frozen=True):
     @property
     def kind(self) -> FaultKind:
         return FaultKind.DELAY if self.delay else FaultKind.ABORT
+
+
+class Permission(msgspec.Struct, frozen=True):
+    """The `callers` whose requests to `service` its owner allows to be made to fail."""
+
+    service: str
+    callers: tuple[str, ...] = ()
+
+    def among(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(sorted(one for one in names if ALL in self.callers or one in self.callers))
+
+
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A fault as it is asked for. `percent` of the requests, for so many `seconds`; a header whose
+    value is None is only to be there. Without a `source` it is all callers that may suffer it."""
+
+    service: str
+    percent: float
+    delay: float = 0.0
+    abort: int = 0
+    headers: tuple[tuple[str, str | None], ...] = ()
+    source: str = ""
+    seconds: float = 600.0
+    why: str = ""

@@ -27,10 +27,12 @@ _DECIMAL: Final = re.compile(r"[0-9]{1,20}\.[0-9]{1,20}")
 class Meta(msgspec.Struct, frozen=True, rename="kebab"):
     """A field is a key of Meta behind `PREFIX`; None where the entry does not have it.
 
-    `balancing` is for the calls of the service.
+    `balancing` is for the calls of the service; `allow_faults` are the callers whose requests to it
+    may be made to fail on purpose.
     """
 
     balancing: Annotated[str, kinds.choice(PICKERS)] | None = None
+    allow_faults: Annotated[tuple[str, ...], kinds.CALLERS] | None = None
 
 
 def read(meta: Mapping[str, str] | None, place: str) -> tuple[Meta, tuple[Problem, ...]]:

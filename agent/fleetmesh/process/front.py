@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from fleetmesh.edge.ipc import Listener
 from fleetmesh.model import snapshot as snapshots
+from fleetmesh.model.fault import Fault
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.ports import Allocation
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 
 
 class Front:
-    """`snapshot` is what the workers serve, as `generation`; None before the first."""
+    """`snapshot` is what the workers serve, as `generation`; None before the first. `faults` are what
+    they are to serve with the next."""
 
     def __init__(self, settings: Settings, ports: Allocation, inherited: dict[str, int]) -> None:
         self.settings = settings
@@ -36,6 +38,8 @@ class Front:
         self.snapshot: Snapshot | None = None
         self.digest = ""
         self.generation = 0
+        self.faults: tuple[Fault, ...] = ()
+        self._faults_served: tuple[Fault, ...] = ()
         self.sockets = Sockets(inherited)
         self.cache = SnapshotCache(settings.state_dir)
         self.supervisor = Supervisor(*_worker_arguments(settings))
@@ -64,9 +68,9 @@ class Front:
 
     async def publish(self, snapshot: Snapshot, again: bool = False) -> list[Problem]:
         """Let every worker serve `snapshot`; which of them do not. Nothing happens when they
-        serve it already, unless `again`: because the listeners changed."""
-        digest = snapshots.digest(snapshot)
-        if digest == self.digest and not again:
+        serve it already, with the same faults, unless `again`: because the listeners changed."""
+        digest, faults = snapshots.digest(snapshot), self.faults
+        if digest == self.digest and faults == self._faults_served and not again:
             return []
         self.generation += 1
         failures = await self.supervisor.publish(
@@ -75,9 +79,10 @@ class Front:
                 snapshots.encode(snapshot),
                 self._listeners(),
                 self.sockets.sockets,
+                faults,
             )
         )
-        self.snapshot, self.digest = snapshot, digest
+        self.snapshot, self.digest, self._faults_served = snapshot, digest, faults
         keep_snapshot(snapshot)
         self.cache.keep(snapshot)
         log.info(
