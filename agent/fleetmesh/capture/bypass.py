@@ -1,8 +1,8 @@
 """Capture suspended by an operator: for a time, for a reason, and never where that opens a door.
 
-Nothing new is captured, while the chains stay: connections that were redirected are translated by the
-kernel for as long as a nat chain hangs where theirs did. Until it ends nothing is armed or undone: a
-rule set that nobody meets cannot be confirmed.
+Nothing new is captured, while the chains stay: connections that were redirected are translated by
+the kernel for as long as a nat chain hangs where theirs did. Until it ends nothing is armed or
+undone: a rule set that nobody meets cannot be confirmed.
 """
 
 from __future__ import annotations

@@ -120,8 +120,8 @@ class BypassStatus(msgspec.Struct, frozen=True):
 
 class CaptureStatus(msgspec.Struct, frozen=True):
     """`state` is one of applied, unconfirmed, undone (nobody confirmed in time), removed (by an
-    operator), bypassed (by one, for a time), waiting (for the first snapshot), disabled, failed, stopped (no agent runs);
-    `undo_in` is the seconds until unconfirmed rules are undone."""
+    operator), bypassed (by one, for a time), waiting (for the first snapshot), disabled, failed,
+    stopped (no agent runs); `undo_in` is the seconds until unconfirmed rules are undone."""
 
     state: str
     rules: int = 0

@@ -1,17 +1,19 @@
 """Whether a fault may be injected, and which of those that were may stay.
 
-The permission is the callee's to give, like an intention: `fleetmesh-allow-faults` in the Meta of its
-service-defaults entry names the callers whose requests to it may be made to fail.
+The permission is the callee's to give, like an intention: `fleetmesh-allow-faults` in the Meta of
+its service-defaults entry names the callers whose requests to it may be made to fail.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from msgspec.structs import replace
 
+from fleetmesh.core.faults import FaultRule
 from fleetmesh.core.framing import TOKEN
+from fleetmesh.core.request import RequestHead
 from fleetmesh.model.fault import ALL, Fault, Order, Permission
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import FaultCount
@@ -149,6 +151,17 @@ def status(fault: Fault, counts: Collection[FaultCount], monotonic: float) -> Fa
         since=fault.since,
         by=fault.by,
         why=fault.why,
+    )
+
+
+def active(
+    faults: Iterable[Fault], service: str, source: str, head: RequestHead, monotonic: float
+) -> tuple[str, ...]:
+    """What may befall a request of `source` to `service`, a sentence each."""
+    return tuple(
+        f"fault {one.id} is injected: {does(one)}, for another {one.until - monotonic:.0f}s"
+        for one in faults
+        if one.service == service and FaultRule(one).concerns(source, head, monotonic)
     )
 
 

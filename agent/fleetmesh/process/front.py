@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 
 class Front:
-    """`snapshot` is what the workers serve, as `generation`; None before the first. `faults` are what
-    they are to serve with the next."""
+    """`snapshot` is what the workers serve, as `generation`; None before the first. `faults` are
+    what they are to serve with the next."""
 
     def __init__(self, settings: Settings, ports: Allocation, inherited: dict[str, int]) -> None:
         self.settings = settings
