@@ -33,6 +33,7 @@ MAX_WHY = 500
 LEAST_PERCENT = 0.01
 STATUSES = range(400, 600)
 _NAME = re.compile(TOKEN)
+_VALUE = re.compile(r"[\t\x20-\x7e]+")
 
 
 def permission(key: str, observed: Observed) -> Permission:
@@ -102,9 +103,11 @@ def _numbers(order: Order) -> Iterator[Problem]:
 
 
 def _headers(order: Order) -> Iterator[Problem]:
-    for name, _ in order.headers:
+    for name, value in order.headers:
         if not _NAME.fullmatch(name.encode()):
             yield Problem("-H", f'"{name}" is not the name of a header field', "Write NAME: VALUE")
+        elif value is not None and not _VALUE.fullmatch(value):
+            yield Problem("-H", f"{name}: its value can stand in no header field")
 
 
 def made(
