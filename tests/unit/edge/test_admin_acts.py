@@ -8,12 +8,15 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from fleetmesh.edge.admin_acts import add_routes
+from fleetmesh.edge.answers import body_of, json_of
 from fleetmesh.edge.peer import who
 from fleetmesh.model.fault import Fault, Order
 from fleetmesh.model.problem import Problem
@@ -146,3 +149,25 @@ def test_a_peer_without_a_name() -> None:
     with ours, theirs, socket.socket() as tcp:
         assert who(Transport(ours)) == ME
         assert who(Transport(tcp)) == who(Transport(None)) == who(None) == "somebody unknown"
+
+
+@pytest.mark.parametrize(
+    ("body", "found"), [(b"", {}), (b'{"a": 1}', {"a": 1}), (b"[]", None), (b"{", None)]
+)
+async def test_bodies_are_json_objects(body: bytes, found: object) -> None:
+    reader = aiohttp.StreamReader(mock.Mock(_reading_paused=False), 1 << 16)
+    reader.feed_data(body)
+    reader.feed_eof()
+    request = make_mocked_request("POST", "/", payload=reader)
+    if found is None:
+        with pytest.raises(web.HTTPBadRequest):
+            await body_of(request)
+    else:
+        assert await body_of(request) == found
+
+
+def test_answers_are_json_of_structs_too() -> None:
+    answer = json_of({"problem": PROBLEM}, 409)
+    assert (answer.status, answer.content_type) == (409, "application/json")
+    assert isinstance(answer.body, bytes)
+    assert b'"remedy":"But so"' in answer.body
