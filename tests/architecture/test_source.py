@@ -143,8 +143,8 @@ def test_proofs_of_whole_packages_exist() -> None:
 @pytest.mark.parametrize(
     ("package", "registry", "helpers"),
     [
-        ("balance", PICKERS, {"choices", "hashing", "latency"}),
-        ("capture", METHODS, {"bypass", "attributes", "bytecode", "ruleset", "switch", "view"}),
+        ("balance", PICKERS, {"choices", "hashing", "latency", "picker", "zonal"}),
+        ("capture", METHODS, {"attributes", "bypass", "bytecode", "ruleset", "switch", "view"}),
         ("entries", KINDS, {"policy", "shape"}),
     ],
 )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from tests.support.agent import agent, inside
-from tests.support.consul import ConsulServer, consul_binary, free_ports, running_consul
+from tests.support.consul import ROOT, ConsulServer, consul_binary, free_ports, running_consul
 from tests.support.netns import netns
 
 from fleetmesh.edge import consul_link
@@ -147,3 +149,27 @@ def test_unfit_files_refuse_the_start_and_are_named(served: Served, tmp_path: Pa
         mesh.process = None
         said = mesh.log()
         assert f"agent.yaml: consul.ca_file: {served.home}/nowhere.pem cannot be read" in said
+
+
+@pytest.mark.parametrize("way", ["https", "unix", "http"])
+def test_uninstalling_takes_out_what_is_ours(served: Served, way: str) -> None:
+    """By every way that the agent may have registered it; what others registered stays."""
+    for service_id, meta in (("mine", {"managed-by": "fleetmesh"}), ("theirs", {})):
+        body = {"ID": service_id, "Name": "web", "Port": 80, "Meta": meta}
+        served.server.put("/v1/agent/service/register", body)
+    address = {"https": served.https, "unix": served.unix, "http": served.server.address}[way]
+    files = dict.fromkeys(("ca_file", "cert_file", "key_file"), "")
+    asked = {"address": address, "token": "", **files, **(served.files() if way == "https" else {})}
+
+    def removed(check: bool) -> subprocess.CompletedProcess[str]:
+        text = json.dumps({**asked, "check": check})
+        command = [sys.executable, str(ROOT / "roles/fleetmesh_agent/files/registrations.py")]
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+
+    found = json.loads(removed(True).stdout)["found"]
+    assert ("mine" in found, "theirs" in found) == (True, False)
+    assert "mine" in served.server.get("/v1/agent/services")
+    assert json.loads(removed(False).stdout) == {"found": found, "left": []}
+    assert set(served.server.get("/v1/agent/services")) == {"theirs"}
+    asked["address"] = "http://127.0.0.1:1"
+    assert "Consul cannot be asked at http://127.0.0.1:1" in removed(False).stderr

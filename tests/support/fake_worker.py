@@ -1,7 +1,7 @@
 """A worker that does as its snapshot says: `hang` stops reading, `mute` never applies, `refuse`
-applies with an error, `die` exits with 3, `ask` asks for an address; anything else is applied. Its
-report counts one request per worker number, and one connection per socket that it was given and
-per answer; its access
+applies with an error, `die` exits with 3, `ask` asks for an address, `eject` shares an ejection;
+anything else is applied. Its report counts one request per worker number, and one connection per
+socket that it was given, per answer and per ejection that it heard of; its access
 records are of every other second from its number on."""
 
 from __future__ import annotations
@@ -23,12 +23,21 @@ from fleetmesh.edge.ipc import (
     Collect,
     CollectRecords,
     Drain,
+    Ejections,
     Publish,
     Recorded,
     Reported,
     ToWorker,
 )
-from fleetmesh.model.report import ConnectionCount, Direction, Report, RequestCount
+from fleetmesh.model.report import (
+    ConnectionCount,
+    Direction,
+    Ejection,
+    Report,
+    RequestCount,
+)
+
+EJECTION = Ejection("api.default.dc1", 5.0, "node1/api", "5xx", 30.0)
 
 
 async def serve(channel: Channel, number: int) -> None:
@@ -47,11 +56,15 @@ async def serve(channel: Channel, number: int) -> None:
                     continue
                 if snapshot == b"ask":
                     await channel.send(Ask("10.0.0.9", 8000))
+                if snapshot == b"eject":
+                    await channel.send(Ejections((EJECTION,)))
                 generation = next_generation
                 error = "it is wrong" if snapshot == b"refuse" else ""
                 await channel.send(Applied(generation, error))
             case Answered("10.0.0.9", 8000):
                 sockets += 1
+            case Ejections(ejections):
+                sockets += len(ejections)
             case Collect(request):
                 report = Report(
                     os.getpid(),

@@ -17,18 +17,20 @@ from fleetmesh.edge.ipc import (
     Collect,
     CollectRecords,
     Drain,
+    Ejections,
     Listener,
     ListenerKind,
     Publish,
     Recorded,
     Reported,
     ToController,
+    ToWorker,
 )
 from fleetmesh.model.fault import Fault
 from fleetmesh.model.identity import Action
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.record import Record
-from fleetmesh.model.report import Report
+from fleetmesh.model.report import Ejection, Report
 from fleetmesh.model.snapshot import Leaf, LocalService, Mode, Snapshot, encode
 from fleetmesh.model.traffic import Endpoint, Protocol, Target, Upstream
 from fleetmesh.process.workers import environment
@@ -135,6 +137,7 @@ class WorkerProcess:
         self._generation = 0
         self._requests = 0
         self._given: set[str] = set()
+        self.shared: tuple[Ejection, ...] = ()
 
     async def __aenter__(self) -> Self:
         ours, theirs = socket.socketpair()
@@ -191,14 +194,14 @@ class WorkerProcess:
             ),
             [sock.fileno() for sock in fresh.values()],
         )
-        answer, _ = await self.channel.receive()
+        answer = await self._receive()
         assert isinstance(answer, Applied), answer
         return answer
 
     async def report(self) -> Report:
         self._requests += 1
         await self.channel.send(Collect(self._requests))
-        answer, _ = await self.channel.receive()
+        answer = await self._receive()
         assert isinstance(answer, Reported), answer
         return answer.report
 
@@ -206,9 +209,21 @@ class WorkerProcess:
         """Its access records, oldest first."""
         self._requests += 1
         await self.channel.send(CollectRecords(self._requests, limit))
-        answer, _ = await self.channel.receive()
+        answer = await self._receive()
         assert isinstance(answer, Recorded), answer
         return answer.records
+
+    async def _receive(self) -> ToController | ToWorker:
+        """The next answer; what it tells of ejections meanwhile stands in `shared`."""
+        while True:
+            message, _ = await self.channel.receive()
+            if not isinstance(message, Ejections):
+                return message
+            self.shared += message.ejections
+
+    async def hear(self, *ejections: Ejection) -> None:
+        """As another worker found."""
+        await self.channel.send(Ejections(ejections))
 
     async def drain(self, seconds: float) -> int:
         """Its exit code."""

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from fleetmesh.balance.choices import Choices
 from fleetmesh.balance.least_request import LeastRequest
 from fleetmesh.balance.maglev import Maglev
 from fleetmesh.balance.peak_ewma import PeakEwma
+from fleetmesh.balance.picker import Picker
 from fleetmesh.balance.random import Random
 from fleetmesh.balance.ring_hash import RingHash
 from fleetmesh.balance.round_robin import RoundRobin
+from fleetmesh.balance.zonal import Zonal
 
-
-class Picker(Protocol):
-    """Chooses among endpoints, one at least."""
-
-    def __init__(self, choices: Choices) -> None: ...
-
-    def pick(self, number: int, now: float) -> int:
-        """The index of the endpoint for the next request. `number` has 64 bits, random or a hash
-        of the request: the same leads to the same endpoint where an algorithm hashes. Those in
-        COUNTING do not look at it. `now` is in seconds of the clock that latencies are told by."""
-        ...
-
+__all__ = ["COUNTING", "DEFAULT", "HASHING", "PICKERS", "Picker", "picker"]
 
 DEFAULT = "peak_ewma"
 PICKERS: dict[str, type[Picker]] = {
@@ -36,3 +25,15 @@ PICKERS: dict[str, type[Picker]] = {
 }
 COUNTING = frozenset({"round_robin"})
 HASHING = frozenset({"ring_hash", "maglev"})
+
+
+def picker(policy: str, choices: Choices) -> Picker:
+    """By its name in PICKERS; where a zone is to be preferred, within it. A hash knows no zones:
+    the same request is to lead to the same endpoint, wherever it comes from."""
+    algorithm = PICKERS[policy]
+    zone = choices.balancing.local_zone
+    if zone and policy not in HASHING:
+        within = [at for at, other in enumerate(choices.zones) if other == zone]
+        if 0 < len(within) < len(choices.ids):
+            return Zonal(choices, within, algorithm)
+    return algorithm(choices)

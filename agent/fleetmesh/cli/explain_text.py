@@ -89,8 +89,16 @@ def _leg(leg: LegState, divided: bool, http: bool) -> Iterator[str]:
     timeout = f"{leg.timeout:g} s" if leg.timeout else "none"
     yield _row("  timeout", f"{timeout} ({leg.timeout_by})")
     yield _row("  idle", f"{leg.idle_timeout:g} s ({leg.idle_timeout_by})")
-    retries = f"{leg.retries} after {', '.join(leg.retried)}" if leg.retries else "none"
+    retries = "none"
+    if leg.retries:
+        retries = f"{leg.retries} after {', '.join(leg.retried)} ({leg.retries_by})"
     yield _row("  retries", retries)
+    if leg.try_timeout:
+        yield _row("  each try", f"{leg.try_timeout:g} s ({leg.try_timeout_by})")
+    if leg.stream_timeout:
+        yield _row("  at most", f"{leg.stream_timeout:g} s ({leg.stream_timeout_by})")
+    if leg.hedge:
+        yield _row("  hedged", f"after the p95 ({leg.hedge_by})")
     for change in leg.request_changes:
         yield _row("  request", change)
     for change in leg.response_changes:
@@ -112,6 +120,8 @@ def _ends(target: TargetState) -> Iterator[str]:
         balancing += f" by {'; '.join(target.hashed_by)}"
     if target.picks:
         balancing += f": this request's is {target.picks}"
+    if target.zone:
+        balancing += f", zone {target.zone} first"
     yield _row("  balancing", balancing)
     yield _row("  connect", f"{target.connect_timeout:g} s")
     if target.max_connections or target.max_requests:
@@ -137,6 +147,8 @@ def _endpoints(endpoints: Sequence[EndpointState]) -> Iterator[str]:
     for one in endpoints:
         address = f"[{one.address}]" if ":" in one.address else one.address
         text = f"{one.id} {address}:{one.port} {one.health}, weight {one.weight}"
+        if one.zone:
+            text += f", zone {one.zone}"
         yield _row("  endpoint", f"{text}; OUT: {one.out}" if one.out else text)
 
 

@@ -13,23 +13,27 @@ class Budget:
     that few requests can be sent again, too; what is not spent is kept up to `MOST`.
 
     So a callee that fails everything sees 1 + `share` times its callers' demand, and not as many
-    times as its routes say. The idea is of Finagle's RetryBudget.
+    times as its routes say. The idea is of Finagle's RetryBudget. A request that is well pays
+    nothing for it: what was earned is counted when it is needed.
     """
 
-    __slots__ = ("_at", "_balance", "_floor", "_share")
+    __slots__ = ("_at", "_balance", "_counted", "_floor", "_share")
 
     def __init__(self, share: float, floor: float) -> None:
         self._share = share
         self._floor = floor
         self._balance = 10 * floor
         self._at = 0.0
+        self._counted: dict[str, int] = {}
 
-    def earn(self) -> None:
-        """A request is sent for the first time."""
-        self._balance += self._share
+    def earn(self, caller: str, requests: int) -> None:
+        """`caller` has had so many `requests` in all; those before the first count do not."""
+        self._balance += self._share * (requests - self._counted.get(caller, requests))
+        self._counted[caller] = requests
 
     def spend(self, now: float) -> bool:
-        """Whether one may be sent again at `now` (monotonic seconds)."""
+        """Whether one may be sent again at `now` (monotonic seconds). False: not of what is known
+        to be earned."""
         if self._at:
             self._balance += (now - self._at) * self._floor
         self._at = now

@@ -8,6 +8,7 @@ from typing import Final
 
 from fleetmesh.core.framing import TOKEN, spellings, without
 from fleetmesh.core.request import RequestHead
+from fleetmesh.core.told import OURS
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.traffic import FieldChanges
 
@@ -16,7 +17,7 @@ _VALUE = re.compile(r"(?![\t ])[\t\x20-\x7e\x80-\uffff]*(?<![\t ])")
 # By these messages are framed and hops agree, or the mesh answers for them.
 _OURS = frozenset(
     name.decode()
-    for kept in (b"content-length", b"transfer-encoding", b"x-forwarded-client-cert")
+    for kept in (b"content-length", b"transfer-encoding", b"x-forwarded-client-cert", *OURS)
     for name in spellings(kept)
 ) | {
     "connection",

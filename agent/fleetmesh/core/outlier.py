@@ -2,7 +2,8 @@
 
 What an endpoint did is told to its `Standing`, whether it may have a request is asked of it too;
 `Outliers` are the standings of one target's endpoints, which decide together how many may be out.
-Times are seconds of one monotonic clock. Each worker judges by its own requests.
+Times are seconds of one monotonic clock. Each worker judges by its own requests, and heeds what the
+others of its host found.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 
 from fleetmesh.balance.hashing import mixed
 from fleetmesh.balance.latency import Latency
+from fleetmesh.core.tail import Tail, p90, together
 from fleetmesh.model.traffic import PassiveHealth
 from fleetmesh.settings import OutlierSettings
 
@@ -26,6 +28,7 @@ FAILED: Final = "5xx"
 GATEWAY: Final = "gateway"
 UNANSWERED: Final = "unanswered"
 FAILURE_RATE: Final = "failure_rate"
+LATENCY: Final = "latency"
 PROBE: Final = "probe"
 
 SILENT: Final = PassiveHealth()
@@ -44,6 +47,8 @@ class Rules:
         "enforced",
         "failure_rate",
         "interval",
+        "latency_floor",
+        "latency_multiple",
         "limits",
         "max_ejection_percent",
         "max_seconds",
@@ -72,24 +77,30 @@ class Rules:
         self.max_seconds = max(settings.max_ejection_time, self.seconds)
         self.interval = said.interval or settings.interval
         self.failure_rate = settings.failure_rate
+        self.latency_multiple = settings.latency_multiple
+        self.latency_floor = settings.latency_floor
         self.slow_start = slow_start
 
 
 class Standing:
     """One endpoint's. `until` is when an ejection, or the patience with a probe, ends; `since` is
-    when it was new or came back. `times` counts the ejections that are not yet forgotten."""
+    when it was new or came back. `times` counts the ejections that are not yet forgotten. `tail` is
+    kept where latency may eject; `bar` is what a probe's answer must keep to then, 0.0 without one.
+    """
 
     __slots__ = (
         "_others",
         "_streaks",
         "_troubled",
         "answers",
+        "bar",
         "endpoint_id",
         "failures",
         "latency",
         "reason",
         "since",
         "state",
+        "tail",
         "times",
         "until",
     )
@@ -104,6 +115,8 @@ class Standing:
         self.times = 0
         self.answers = 0
         self.failures = 0
+        self.tail = Tail()
+        self.bar = 0.0
         self._streaks: dict[str, int] = {}  # empty until something fails: there are many of these
         self._troubled = False
         self._others = others
@@ -118,11 +131,13 @@ class Standing:
         that was not done: it does not make an endpoint the better choice."""
         self.answers += 1
         if status < 500:
+            self.tail.observe(seconds)
             if self._troubled:
-                self._well(now)
+                self._well(now, seconds)
             self.latency.observe(seconds, now)
             return
-        self.waited(seconds, now)
+        if seconds > self.latency.estimate(now):
+            self.latency.observe(seconds, now)
         self._streaks.pop(UNANSWERED, 0)
         if 502 <= status <= 504:
             self._failed((FAILED, GATEWAY), now)
@@ -137,6 +152,7 @@ class Standing:
 
     def waited(self, seconds: float, now: float) -> None:
         """An answer would have taken longer than that: its caller did not wait, or it failed."""
+        self.tail.observe(seconds)
         if seconds > self.latency.estimate(now):
             self.latency.observe(seconds, now)
 
@@ -148,12 +164,16 @@ class Standing:
         """A connection that nothing more is known of was opened."""
         self.answers += 1
         if self._troubled:
-            self._well(now)
+            self._well(now, 0.0)
 
-    def _well(self, now: float) -> None:
+    def _well(self, now: float, seconds: float) -> None:
         self._troubled = False
         self.forgive()
-        if self.state == PROBING:
+        if self.state != PROBING:
+            return
+        if 0.0 < self.bar < seconds:
+            self._others.eject(self, PROBE, now)
+        else:
             self._others.returned(self, now)
 
     def _failed(self, kinds: tuple[str, ...], now: float) -> None:
@@ -196,6 +216,8 @@ class Standing:
         self.state, self.reason, self.since, self.until = state, reason, since, until
         if state == EJECTED:
             self.forgive()
+        else:
+            self.bar = 0.0
 
     def forgive(self) -> None:
         """Failures in a row are counted anew."""
@@ -204,6 +226,7 @@ class Standing:
     def next_interval(self, now: float, interval: float) -> None:
         """Counts begin anew, and one ejection is forgotten for every interval without one."""
         self.answers = self.failures = 0
+        self.tail.forget()
         if self.times and not self.out and now - self.since >= interval:
             self.times -= 1
 
@@ -259,11 +282,8 @@ class Outliers:
     def eject(self, standing: Standing, reason: str, now: float) -> bool:
         """Not when too many are out: whoever is left would have to carry what they cannot."""
         rules = self.rules
-        if not standing.out:
-            out = sum([one.out for one in self.standings])
-            most = len(self.standings) * rules.max_ejection_percent // 100
-            if out >= (max(most, 1) if rules.max_ejection_percent else 0):
-                return False
+        if not standing.out and not self._has_room():
+            return False
         standing.times += 1
         seconds = min(rules.seconds * standing.times, rules.max_seconds)
         seconds *= 1.0 + JITTER * (self._draw() & 0xFFFF) / 0x10000
@@ -274,12 +294,36 @@ class Outliers:
         self.news.append((standing.endpoint_id, reason, seconds))
         return True
 
+    def _has_room(self) -> bool:
+        """Whether another may be out."""
+        percent = self.rules.max_ejection_percent
+        out = sum([one.out for one in self.standings])
+        return out < (max(len(self.standings) * percent // 100, 1) if percent else 0)
+
     def returned(self, standing: Standing, now: float) -> None:
         """Its probe was answered."""
+        self.news.append((standing.endpoint_id, "", 0.0))
+        self._restore(standing, now)
+
+    def _restore(self, standing: Standing, now: float) -> None:
         state = FRESH if self.rules.slow_start > 0.0 else STEADY
         standing.put(state, "", now, 0.0)
-        self.news.append((standing.endpoint_id, "", 0.0))
         self._survey(now)
+
+    def heard(self, endpoint_id: str, reason: str, seconds: float, now: float) -> None:
+        """Another worker of this host ejected an endpoint for so many seconds, or had it answer its
+        probe: then `reason` is empty. That is no news of ours, and how many may be out holds."""
+        standing = next((one for one in self.standings if one.endpoint_id == endpoint_id), None)
+        if standing is None:
+            return
+        if not reason:
+            if standing.out:
+                self._restore(standing, now)
+        elif standing.out or self._has_room():
+            standing.times += 1
+            why = standing.reason if reason == PROBE and standing.reason else reason
+            standing.put(EJECTED, why, now, now + seconds)
+            self.unsteady = True
 
     def tick(self, now: float) -> None:
         """About once a second."""
@@ -288,6 +332,7 @@ class Outliers:
         if now - self._judged >= self.rules.interval:
             self._judged = now
             self._judge_rates(now)
+            self._judge_latencies(now)
             for one in self.standings:
                 one.next_interval(now, self.rules.interval)
 
@@ -313,6 +358,22 @@ class Outliers:
             rate = one.failures / one.answers
             if rate >= max(least, TIMES_ITS_PEERS * (failures - one.failures) / others):
                 self.eject(one, FAILURE_RATE, now)
+
+    def _judge_latencies(self, now: float) -> None:
+        """Whose slow end stands far above that of its peers together. While all are slow the cause
+        is none of theirs."""
+        rules = self.rules
+        if rules.latency_multiple <= 0.0:
+            return
+        everything = together([one.tail for one in self.standings])
+        for one in self.standings:
+            own = one.tail.counts
+            if one.out or sum(own) < VOLUME or sum(everything) - sum(own) < VOLUME:
+                continue
+            others = [total - mine for total, mine in zip(everything, own, strict=True)]
+            bar = max(rules.latency_floor, rules.latency_multiple * p90(others))
+            if p90(own) >= bar and self.eject(one, LATENCY, now):
+                one.bar = bar
 
     def _draw(self) -> int:
         self._random = mixed(self._random)

@@ -13,6 +13,7 @@ from fleetmesh.core.framing import (
     without,
 )
 from fleetmesh.core.head import COMMON, Head, drop
+from fleetmesh.core.told import ATTEMPTS, DEADLINE, EXPECTED, OURS
 from fleetmesh.model.refusal import Refusal
 
 # RFC 3986 sections 3.2.1 and 3.2.2: a name or an IP literal, with an optional port; before it, in
@@ -46,16 +47,17 @@ class RequestHead(Head):
     that may be forwarded, or empty. `wants_trailers` is `TE: trailers`.
 
     `traceparent` and `request_id` (values) and `tracestate` (whole lines) stand here in place of
-    `lines`, empty when there are none; the fields of `b3` by lower-case name stand in both.
+    `lines`, empty when there are none. `noted` are B3's fields, which stand in `lines` too, and
+    those that the mesh itself writes, by lower-case name; None without any.
     """
 
     __slots__ = (
         "_expect",
         "_te",
-        "b3",
         "host",
         "http11",
         "method",
+        "noted",
         "request_id",
         "target",
         "traceparent",
@@ -77,7 +79,7 @@ class RequestHead(Head):
         self.traceparent = b""
         self.tracestate = b""
         self.request_id = b""
-        self.b3: dict[bytes, bytes] | None = None
+        self.noted: dict[bytes, bytes] | None = None
 
     def is_first_line(self, line: bytes) -> bool:
         """Three parts, one space between them, the last of HTTP."""
@@ -184,8 +186,8 @@ class RequestHead(Head):
             self.tracestate = b""
         if b"x-request-id" in nominated:
             self.request_id = b""
-        if self.b3 is not None and not nominated.isdisjoint(self.b3):
-            self.b3 = None
+        if self.noted is not None and not nominated.isdisjoint(self.noted):
+            self.noted = None
 
     def field(self, name: bytes) -> bytes | None:
         """The value of `name` (lower case) as it is forwarded, lines joined by ", "; None when
@@ -316,10 +318,28 @@ def _request_id(head: RequestHead, value: bytes) -> None:
     head.request_id = head.request_id + b", " + value if head.request_id else value
 
 
+def _note(head: RequestHead, name: bytes, value: bytes) -> None:
+    if head.noted is None:
+        head.noted = {}
+    noted = head.noted
+    noted[name] = noted[name] + b", " + value if name in noted else value.strip(b" \t")
+
+
+def _deadline(head: RequestHead, value: bytes) -> None:
+    _note(head, DEADLINE, value)
+
+
+def _attempts(head: RequestHead, value: bytes) -> None:
+    _note(head, ATTEMPTS, value)
+
+
+def _expected(head: RequestHead, value: bytes) -> None:
+    _note(head, EXPECTED, value)
+    head.lines.append(EXPECTED + b": " + value + b"\r\n")
+
+
 def _keep_b3(head: RequestHead, name: bytes, line: bytes, value: bytes) -> None:
-    if head.b3 is None:
-        head.b3 = {}
-    head.b3[name] = head.b3[name] + b", " + value if name in head.b3 else value.strip(b" \t")
+    _note(head, name, value)
     head.lines.append(line + value + b"\r\n")
 
 
@@ -359,6 +379,10 @@ RequestHead.RULES = {
     b"x-b3-spanid": _b3_span_id,
     b"x-b3-sampled": _b3_sampled,
     b"x-b3-flags": _b3_flags,
+    DEADLINE: _deadline,
+    ATTEMPTS: _attempts,
+    EXPECTED: _expected,
+    **{spelling: drop for name in OURS for spelling in spellings(name)[1:]},
     **dict.fromkeys(spellings(b"content-length")[1:], _refuse),
     **dict.fromkeys(spellings(b"transfer-encoding")[1:], _refuse),
     **dict.fromkeys(spellings(b"x-forwarded-client-cert"), drop),

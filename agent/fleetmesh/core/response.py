@@ -17,6 +17,10 @@ from fleetmesh.core.head import COMMON, Head, drop
 _STATUS_LINE = re.compile(rb"HTTP/[0-9]\.[0-9] [0-9]{3}(?: [\t\x20-\x7e\x80-\xff]*)?")
 
 
+REASON = b"x-fleetmesh-reason"
+"""Of an answer that the mesh gives itself: a Refusal's code."""
+
+
 class ResponseHead(Head):
     """Fed by an HTTP parser (`on_status` too), asked by `judge`.
 
@@ -78,6 +82,14 @@ class ResponseHead(Head):
             self.body = Body.CLOSE
             self.keep_alive = False
         return True
+
+    def field(self, name: bytes) -> bytes:
+        """The value of the first line of `name` (lower case), empty when there is none."""
+        size = len(name)
+        for line in self.lines:
+            if line[size : size + 1] == b":" and line[:size].lower() == name:
+                return line[size + 1 :].strip(b" \t\r\n")
+        return b""
 
     def rebuild(self, http11: bool, keep_alive: bool, wants_trailers: bool) -> bytes:
         """The head for a client of that version whose connection then stays open or not.

@@ -25,13 +25,18 @@ class Policy:
     that failed, after a `reset` before the answer, as far as the upstream's `budget` goes.
 
     As with Envoy, `5xx` and `gateway-error` mean the latter two as well, and every method is
-    retried. `refused-stream` is HTTP/2's alone.
+    retried. `refused-stream` is HTTP/2's alone. A 503 by which the callee's agent says that the
+    connect or the reset was its application's counts as one.
+
+    `by_default`: nobody has asked for it. Then what the application may have seen is sent again
+    only if its method is idempotent, and only where there is another endpoint.
     """
 
-    __slots__ = ("budget", "connect", "count", "reset", "statuses")
+    __slots__ = ("budget", "by_default", "connect", "count", "reset", "statuses")
 
-    def __init__(self, retries: Retries, budget: Budget) -> None:
+    def __init__(self, retries: Retries, budget: Budget, *, by_default: bool = False) -> None:
         self.budget = budget
+        self.by_default = by_default
         statuses = set(retries.statuses)
         for condition in retries.on:
             statuses.update(_STATUSES.get(condition, ()))
@@ -47,6 +52,12 @@ def policy(retries: Retries, budget: Budget) -> Policy | None:
     return (
         Policy(retries, budget) if retries.count > 0 and (retries.on or retries.statuses) else None
     )
+
+
+def by_default(count: int, budget: Budget) -> Policy | None:
+    """For what no route says anything about; None for a `count` of 0."""
+    said = Retries(count, ("connect-failure", "reset"))
+    return Policy(said, budget, by_default=True) if count else None
 
 
 def pause(number: int, drawn: float) -> float:

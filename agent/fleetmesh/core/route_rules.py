@@ -102,6 +102,12 @@ def _target(target: Target, at: str, known: Collection[str]) -> Iterator[Problem
             yield Problem(f"{at}.balancing.{name}", "is less than 1")
     for number, policy in enumerate(balancing.hash_policies):
         yield from _hash_policy(policy, f"{at}.balancing.hash_policies[{number}]")
+    tries = target.tries
+    if tries.retries is not None and not 0 <= tries.retries <= MOST_RETRIES:
+        rule = f"{tries.retries} is not from 0 to {MOST_RETRIES}"
+        yield Problem(f"{at}.tries.retries", rule)
+    yield from _seconds(tries.per_try_timeout, f"{at}.tries.per_try_timeout")
+    yield from _seconds(tries.stream_timeout, f"{at}.tries.stream_timeout")
     for name in LIMITS:
         limit = getattr(target.limits, name)
         if limit is not None and limit < 1:
@@ -149,14 +155,18 @@ def problems(routes: Sequence[Route], where: str) -> list[Problem]:
 
 def _times(route: Route, at: str) -> Iterator[Problem]:
     for key in ("timeout", "idle_timeout"):
-        seconds = getattr(route, key)
-        if seconds is not None and not 0 <= seconds < inf:
-            yield Problem(f"{at}.{key}", f"{seconds} is no time in seconds")
+        yield from _seconds(getattr(route, key), f"{at}.{key}")
+
+
+def _seconds(seconds: float | None, at: str) -> Iterator[Problem]:
+    if seconds is not None and not 0 <= seconds < inf:
+        yield Problem(at, f"{seconds} is no time in seconds")
 
 
 def _retries(retries: Retries, at: str) -> Iterator[Problem]:
     if not 0 <= retries.count <= MOST_RETRIES:
         yield Problem(f"{at}.count", f"{retries.count} is not from 0 to {MOST_RETRIES}")
+    yield from _seconds(retries.per_try_timeout, f"{at}.per_try_timeout")
     for number, condition in enumerate(retries.on):
         if condition not in CONDITIONS:
             remedy = f"Give one of {', '.join(sorted(CONDITIONS))}"

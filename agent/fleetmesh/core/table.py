@@ -5,6 +5,7 @@ from __future__ import annotations
 from fleetmesh.balance.hashing import digest, mixed
 from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.budget import Budget
+from fleetmesh.core.exposed import Exposed
 from fleetmesh.core.faults import Faults, Hits, counts, kept, linked
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.outlier import Outliers, Rules, Standing
@@ -13,7 +14,7 @@ from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
 from fleetmesh.model.fault import Fault
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.model.report import Ejected, EjectionCount, FaultCount, UnderWay
+from fleetmesh.model.report import Ejected, Ejection, EjectionCount, FaultCount, UnderWay
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -49,7 +50,7 @@ class UpstreamEntry:
         self.upstream = upstream
         self.targets = targets
         self.matcher = matcher
-        self.default = default_way(upstream, targets)
+        self.default = default_way(upstream, targets, budget)
         self.ways = [route_way(route, upstream, targets, budget) for route in upstream.routes]
         self.ways.append(self.default)
         self.chooses = (
@@ -62,17 +63,35 @@ class UpstreamEntry:
 
 class LocalEntry:
     """A service of this host: who may call it and the way to its application, with the leg of
-    every request that takes it."""
+    every request that takes it. `exposed` are the ways to its other ports that it exposes."""
 
-    __slots__ = ("application", "authorizer", "leg", "service", "spiffe_id")
+    __slots__ = ("application", "authorizer", "exposed", "leg", "service", "spiffe_id")
 
     def __init__(self, service: LocalService, default_allow: bool, application: Lane) -> None:
         self.service = service
         self.spiffe_id = str(service.spiffe_id)
         self.authorizer = Authorizer(service.intentions, default_allow)
         self.application = application
+        self.exposed: dict[int, Lane] = {}
         timeout = service.request_timeout
         self.leg = None if timeout is None else Leg(timeout)
+
+    def lanes(self) -> list[Lane]:
+        return [self.application, *self.exposed.values()]
+
+    def lane_to(self, port: int, before: LocalEntry | None, keeping: UpstreamSettings) -> Lane:
+        """The way to a port of the application, as it was `before` if it is still the same."""
+        application = self.application
+        if port == application.port:
+            return application
+        lane = self.exposed.get(port)
+        if lane is None and before is not None and before.application is application:
+            lane = before.exposed.get(port)
+        if lane is None:
+            lane = Lane(application.endpoint_id, application.address, port, keeping=keeping)
+        lane.connect_timeout = application.connect_timeout
+        self.exposed[port] = lane
+        return lane
 
 
 OutliersKey = tuple[str, float]
@@ -84,7 +103,8 @@ PlaceKey = tuple[str, str, str | None, str, int, str, str, float, bool]
 class Table:
     """`upstreams` by service name, `by_destination` by the address and port that a caller dials,
     `by_address` by the address where every port is the upstream's, `services` by name, `by_port`
-    by the application's port, `outsiders` names of services without a sidecar by destination.
+    by the application's port, `exposed` what is served in the clear by the port it is asked for on,
+    `outsiders` names of services without a sidecar by destination.
     `ejections` are counted by service and reason, and for as long as there are tables; so are the
     `hits` of `faults`, which are by upstream. `seed` and `now` are for outliers that begin with
     this one."""
@@ -94,6 +114,7 @@ class Table:
         "by_destination",
         "by_port",
         "ejections",
+        "exposed",
         "faults",
         "generation",
         "hits",
@@ -114,6 +135,7 @@ class Table:
         self.generation = generation
         self.services: dict[str, LocalEntry] = {}
         self.by_port: dict[int, LocalEntry] = {}
+        self.exposed: dict[int, Exposed] = {}
         self.upstreams: dict[str, UpstreamEntry] = {}
         self.by_destination: dict[tuple[str, int], UpstreamEntry] = {}
         self.by_address: dict[str, UpstreamEntry] = {}
@@ -142,7 +164,9 @@ class Table:
         return self.by_address.get(destination[0]) if entry is None else entry
 
     def lanes(self) -> list[Lane]:
-        lanes = [entry.application for entry in self.services.values()]
+        lanes: list[Lane] = []
+        for entry in self.services.values():
+            lanes.extend(entry.lanes())
         for place in self.places.values():
             lanes.extend(place.lanes())
         return lanes
@@ -163,6 +187,12 @@ class Table:
         self.faults = {}
         for entry in self.upstreams.values():
             entry.faults = None
+
+    def heard(self, ejection: Ejection, now: float) -> None:
+        """What another worker found."""
+        outliers = self.outliers.get((ejection.target, ejection.connect_timeout))
+        if outliers is not None:
+            outliers.heard(ejection.endpoint, ejection.reason, ejection.seconds, now)
 
     def ejected(self) -> tuple[Ejected, ...]:
         """The endpoints that get no requests at the moment."""
@@ -207,6 +237,10 @@ def link(
         local = LocalEntry(service, snapshot.default_allow, application)
         table.services[service.name] = local
         table.by_port[service.port] = local
+        before = previous.services.get(service.name) if previous is not None else None
+        for path in service.exposed:
+            lane = local.lane_to(path.port, before, keeping)
+            table.exposed.setdefault(path.listener_port, Exposed()).add(path, service.name, lane)
     for upstream in snapshot.upstreams:
         entry = _upstream(upstream, table, previous, offset, keeping)
         table.upstreams[upstream.service] = entry
@@ -232,22 +266,21 @@ def _upstream(
             matcher = known.matcher
         else:
             matcher = Matcher(matches)
+    if known is not None:
+        budget = known.budget
+    else:
+        budget = Budget(keeping.retry_budget, keeping.min_retries_per_second)
     targets: dict[str, TargetEntry] = {}
     for target in upstream.targets():
         before = known.targets.get(target.id) if known is not None else None
         places = _places(target, table, previous, keeping)
         outliers = _outliers(target, places, table, previous, keeping)
-        targets[target.id] = TargetEntry(
-            target.id, places, offset, target.balancing, before, outliers
-        )
+        entry = TargetEntry(target.id, places, offset, target.balancing, before, outliers)
+        entry.treat(target.tries, keeping, budget)
+        targets[target.id] = entry
     for target in upstream.targets():
         targets[target.id].fail_over([targets[other] for other in target.failover])
-    if known is not None:
-        budget = known.budget
-    else:
-        budget = Budget(keeping.retry_budget, keeping.min_retries_per_second)
-    faults = table.faults.get(upstream.service)
-    return UpstreamEntry(upstream, targets, matcher, budget, faults)
+    return UpstreamEntry(upstream, targets, matcher, budget, table.faults.get(upstream.service))
 
 
 def _places(
@@ -326,8 +359,8 @@ def dropped(previous: Table, table: Table) -> list[Lane]:
     lanes: list[Lane] = []
     for name, entry in previous.services.items():
         successor = table.services.get(name)
-        if successor is None or successor.application is not entry.application:
-            lanes.append(entry.application)
+        kept = set(map(id, successor.lanes())) if successor is not None else set()
+        lanes.extend([lane for lane in entry.lanes() if id(lane) not in kept])
     for key, place in previous.places.items():
         if table.places.get(key) is place:
             lanes.extend(place.forget_all_but(table.services))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from fleetmesh.balance import COUNTING, DEFAULT, HASHING, PICKERS, Picker
+from fleetmesh.balance import COUNTING, DEFAULT, HASHING, Picker, picker
 from fleetmesh.balance.choices import EVENLY, Choices
 from fleetmesh.balance.hashing import mixed
 from fleetmesh.balance.latency import Latency
+from fleetmesh.core.budget import Budget
 from fleetmesh.core.hashing import Hashing
 from fleetmesh.core.lane import Caller, Place
 from fleetmesh.core.outlier import Outliers
-from fleetmesh.model.traffic import Balancing
+from fleetmesh.core.retry import Policy, by_default
+from fleetmesh.core.slowness import Slowness
+from fleetmesh.model.traffic import Balancing, Tries
+from fleetmesh.settings import UpstreamSettings
 
 _TURNS = 8
+_SILENT = Tries()
 
 
 class _Active:
@@ -31,7 +36,9 @@ class _Active:
 class TargetEntry:
     """A target with its eligible endpoints and the picker that chooses among them. `draws`: its
     picker wants a number, which `hashing`, if there is one, takes from the request. `outliers` has
-    the standings of its places, if there are several.
+    the standings of its places, if there are several. `retries` are for what no route says
+    anything about, `stream_timeout` in seconds, 0.0 for none; `slowness` is known where it was
+    asked for.
 
     `previous` is what it was in the table before: its callers are remembered, and its picker goes
     on where nothing changed that it knows of.
@@ -51,6 +58,10 @@ class TargetEntry:
         "id",
         "outliers",
         "places",
+        "retries",
+        "slowness",
+        "stream_timeout",
+        "tries",
     )
 
     def __init__(
@@ -71,6 +82,10 @@ class TargetEntry:
         self.draws = policy in HASHING or (self._only is None and policy not in COUNTING)
         self.hashing = Hashing(balancing.hash_policies) if policy in HASHING else None
         self.outliers = outliers
+        self.tries = _SILENT
+        self.retries: Policy | None = None
+        self.stream_timeout = 0.0
+        self.slowness: Slowness | None = previous.slowness if previous is not None else None
         choices = Choices(
             [place.endpoint.id for place in places],
             [place.endpoint.weight for place in places],
@@ -78,6 +93,7 @@ class TargetEntry:
             balancing,
             _Active(places),
             _latencies(places),
+            [place.endpoint.zone for place in places],
         )
         self._chosen_of = choices
         self._own_picker: Picker | None = None
@@ -85,15 +101,32 @@ class TargetEntry:
             if previous is not None and previous.places == places and previous.suits(choices):
                 self._own_picker = previous._own_picker
             else:
-                self._own_picker = PICKERS[policy](choices)
+                self._own_picker = picker(policy, choices)
         self._picker = self._own_picker
         self._serving = places
         self._outliers = outliers
         self._turn = offset
 
+    def treat(self, tries: Tries, keeping: UpstreamSettings, budget: Budget) -> None:
+        """What is said of the target goes before what the host says of all."""
+        count, seconds = tries.retries, tries.stream_timeout
+        self.tries = tries
+        self.retries = by_default(keeping.retries if count is None else count, budget)
+        self.stream_timeout = keeping.stream_timeout if seconds is None else seconds
+
+    def observed(self) -> Slowness:
+        """From now on it is."""
+        if self.slowness is None:
+            self.slowness = Slowness()
+        return self.slowness
+
     def suits(self, choices: Choices) -> bool:
         known = self._chosen_of
-        return known.weights == choices.weights and known.balancing == choices.balancing
+        return (
+            known.weights == choices.weights
+            and known.balancing == choices.balancing
+            and known.zones == choices.zones
+        )
 
     def fail_over(self, others: Sequence[TargetEntry]) -> None:
         """The first of `others` that has an endpoint serves in place of one that has none."""

@@ -113,7 +113,7 @@ class Tracing(Marker):
             if not span:
                 span = self._take(16)
             lines = b"traceparent: " + parent[:36] + span + parent[52:] + b"\r\n" + head.tracestate
-        elif not parent and head.b3 is None:
+        elif not parent and head.noted is None:
             drawn = self._take(48)
             flags = b"-03\r\n" if drawn[18:32] >= self._threshold else b"-02\r\n"
             lines = b"traceparent: 00-" + drawn[:32] + b"-" + drawn[32:] + flags
@@ -130,7 +130,7 @@ class Tracing(Marker):
             trace_id, flags = parent
             state = head.tracestate
         else:
-            trace_id, sampled = read_b3(head.b3)
+            trace_id, sampled = read_b3(head.noted)
             flags = 0
             if not trace_id:
                 trace_id = self._take(32)

@@ -9,6 +9,7 @@ from itertools import accumulate
 from fleetmesh.core.budget import Budget
 from fleetmesh.core.fields import Fields, fields
 from fleetmesh.core.retry import Policy, policy
+from fleetmesh.core.slowness import Slowness
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.traffic import FieldChanges, Match, Route, Split, Target, Upstream
 
@@ -16,14 +17,35 @@ _SILENT = Route(name="")
 _UNCHANGED = FieldChanges()
 
 
+class Hedge:
+    """A request whose answer has not begun after the p95 of `slowness` is sent to another endpoint
+    too, as far as the `budget` of the retries goes."""
+
+    __slots__ = ("budget", "slowness")
+
+    def __init__(self, slowness: Slowness, budget: Budget) -> None:
+        self.slowness = slowness
+        self.budget = budget
+
+
 class Leg:
     """What a request is to be served with where anything is said of that beside its target.
 
     `timeout` and `idle_timeout` in seconds, None for the settings'; `request` and `response` change
-    the fields of either head; with `retries` None nothing is retried.
+    the fields of either head; with `retries` None the target's are meant. `try_timeout` and
+    `stream_timeout` are seconds, 0.0 for none; with `hedge` None nothing is hedged.
     """
 
-    __slots__ = ("idle_timeout", "request", "response", "retries", "timeout")
+    __slots__ = (
+        "hedge",
+        "idle_timeout",
+        "request",
+        "response",
+        "retries",
+        "stream_timeout",
+        "timeout",
+        "try_timeout",
+    )
 
     def __init__(
         self,
@@ -32,7 +54,13 @@ class Leg:
         retries: Policy | None = None,
         request: Fields | None = None,
         response: Fields | None = None,
+        try_timeout: float = 0.0,
+        stream_timeout: float = 0.0,
+        hedge: Hedge | None = None,
     ) -> None:
+        self.try_timeout = try_timeout
+        self.stream_timeout = stream_timeout
+        self.hedge = hedge
         self.timeout = timeout
         self.idle_timeout = idle_timeout
         self.retries = retries
@@ -97,12 +125,12 @@ def route_way(
 ) -> Way:
     retries = policy(route.retries, budget)
     target = route.target or upstream.target
-    return _way(route, target, route.splits, route.timeout, retries, targets)
+    return _way(route, target, route.splits, route.timeout, retries, targets, budget)
 
 
-def default_way(upstream: Upstream, targets: Mapping[str, TargetEntry]) -> Way:
+def default_way(upstream: Upstream, targets: Mapping[str, TargetEntry], budget: Budget) -> Way:
     """Of what no route is for."""
-    return _way(_SILENT, upstream.target, upstream.splits, upstream.timeout, None, targets)
+    return _way(_SILENT, upstream.target, upstream.splits, upstream.timeout, None, targets, budget)
 
 
 def _way(
@@ -112,17 +140,35 @@ def _way(
     timeout: float | None,
     retries: Policy | None,
     targets: Mapping[str, TargetEntry],
+    budget: Budget,
 ) -> Way:
     idle_timeout = route.idle_timeout
+    per_try = route.retries.per_try_timeout
 
     def way(target_id: str, request: FieldChanges, response: FieldChanges) -> Way:
         # As with Envoy: the split's changes come first, and the route's after them.
         asked = fields(request, route.request_fields)
         answered = fields(response, route.response_fields)
+        to = targets[target_id]
+        try_timeout = (to.tries.per_try_timeout if per_try is None else per_try) or 0.0
+        stream_timeout = to.stream_timeout
+        hedge = None
+        if to.tries.hedge if route.hedge is None else route.hedge:
+            hedge = Hedge(to.observed(), budget)
+        said = (timeout, idle_timeout, retries, asked, answered, hedge)
         leg = None
-        if any(said is not None for said in (timeout, idle_timeout, retries, asked, answered)):
-            leg = Leg(timeout, idle_timeout, retries, asked, answered)
-        return Way(route.name, targets[target_id], route.match, route.prefix_rewrite, leg)
+        if try_timeout or stream_timeout or any(one is not None for one in said):
+            leg = Leg(
+                timeout,
+                idle_timeout,
+                retries,
+                asked,
+                answered,
+                try_timeout,
+                stream_timeout,
+                hedge,
+            )
+        return Way(route.name, to, route.match, route.prefix_rewrite, leg)
 
     whole = way(target.id, _UNCHANGED, _UNCHANGED)
     whole.divide(

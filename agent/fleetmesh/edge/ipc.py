@@ -15,7 +15,7 @@ import msgspec
 
 from fleetmesh.model.fault import Fault
 from fleetmesh.model.record import Record
-from fleetmesh.model.report import Report
+from fleetmesh.model.report import Ejection, Report
 
 MAX_FRAME = 256 * 1024 * 1024
 MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
@@ -23,16 +23,18 @@ MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
 
 class ListenerKind(enum.StrEnum):
     """OUTBOUND takes what capture redirects from a service's user, INBOUND is a sidecar port,
-    PLAIN takes what capture redirects from applications' own ports."""
+    PLAIN takes what capture redirects from applications' own ports, EXPOSED what anybody asks of
+    the paths that services expose."""
 
     OUTBOUND = "outbound"
     INBOUND = "inbound"
     PLAIN = "plain"
+    EXPOSED = "exposed"
 
 
 class Listener(msgspec.Struct, frozen=True, array_like=True):
-    """One listening socket. `service` is empty for PLAIN. `upstream`, for OUTBOUND only, is where
-    every connection goes without asking capture: for running workers without it."""
+    """One listening socket. `service` is empty for PLAIN and EXPOSED. `upstream`, for OUTBOUND,
+    is where every connection goes without asking capture: for running workers without it."""
 
     name: str
     kind: ListenerKind
@@ -92,6 +94,13 @@ class Recorded(msgspec.Struct, frozen=True, tag=True):
     records: tuple[Record, ...]
 
 
+class Ejections(msgspec.Struct, frozen=True, tag=True):
+    """A worker has ejected endpoints or taken them back; the controller lets the others know, and
+    who starts later."""
+
+    ejections: tuple[Ejection, ...]
+
+
 class Ask(msgspec.Struct, frozen=True, tag=True):
     """Whose are `address` and `port`, which the served snapshot does not have? With port 0 the
     address is the key of an upstream, which it does not have."""
@@ -107,8 +116,8 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     port: int
 
 
-ToWorker = Publish | Drain | Collect | CollectRecords | Answered
-ToController = Applied | Reported | Recorded | Ask
+ToWorker = Publish | Drain | Collect | CollectRecords | Answered | Ejections
+ToController = Applied | Reported | Recorded | Ask | Ejections
 
 
 class ChannelClosedError(Exception):

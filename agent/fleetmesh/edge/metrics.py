@@ -166,11 +166,23 @@ def _traffic(traffic: Report) -> Iterable[Metric]:
         "Times that it was not, for the retry budget was spent",
         labels=ROUTED,
     )
+    hedges = CounterMetricFamily(
+        "fleetmesh_request_hedges",
+        "Times that a request was sent to another endpoint while it was under way",
+        labels=ROUTED,
+    )
+    won = CounterMetricFamily(
+        "fleetmesh_request_hedges_won",
+        "Times that the other one's answer was the first",
+        labels=ROUTED,
+    )
     for again in traffic.retries:
         values = [again.direction, again.source, again.destination, again.route]
         retries.add_metric(values, again.count)
         overflow.add_metric(values, again.spared)
-    yield from (retries, overflow)
+        hedges.add_metric(values, again.hedged)
+        won.add_metric(values, again.won)
+    yield from (retries, overflow, hedges, won)
     yield from _connections(traffic)
     refusals = CounterMetricFamily(
         "fleetmesh_refusals",

@@ -87,6 +87,7 @@ class EndpointState(msgspec.Struct, frozen=True):
     out: str = ""
     address6: str | None = None
     meta: dict[str, str] = {}
+    zone: str = ""
 
 
 class SpareState(msgspec.Struct, frozen=True):
@@ -102,7 +103,7 @@ class TargetState(msgspec.Struct, frozen=True):
     """`serving` is the id of the target whose endpoints are used: its own, that of a failover, or
     none. `sni`, `spiffe_id` and `connect_timeout` are then those of that one. `picks` is the
     endpoint that the request's hash leads to, where one does; `filter` is what instances must
-    fulfil, in Consul's words."""
+    fulfil, in Consul's words; `zone` the one whose endpoints are preferred."""
 
     id: str
     service: str
@@ -120,6 +121,7 @@ class TargetState(msgspec.Struct, frozen=True):
     max_connections: int = 0
     max_requests: int = 0
     filter: str = ""
+    zone: str = ""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -139,8 +141,9 @@ class Decision(msgspec.Struct, frozen=True):
 
 class LegState(msgspec.Struct, frozen=True):
     """Where a share of such requests goes. `steps` are the nodes of Consul's chain on the way;
-    `refusal` the code of what the caller's agent would answer in its place. `timeout` 0.0 is none;
-    `*_by` is what sets a value. `request_changes` are the field lines that differ (`+`, `-`) on
+    `refusal` the code of what the caller's agent would answer in its place. Timeouts are seconds,
+    0.0 is none; `*_by` is what sets a value; `try_timeout` is for each try, `hedge` sends a slow
+    request to a second endpoint. `request_changes` are the field lines that differ (`+`, `-`) on
     this request, `response_changes` what is asked for."""
 
     share: int
@@ -154,6 +157,13 @@ class LegState(msgspec.Struct, frozen=True):
     idle_timeout_by: str = ""
     retries: int = 0
     retried: tuple[str, ...] = ()
+    retries_by: str = ""
+    try_timeout: float = 0.0
+    try_timeout_by: str = ""
+    stream_timeout: float = 0.0
+    stream_timeout_by: str = ""
+    hedge: bool = False
+    hedge_by: str = ""
     steps: tuple[str, ...] = ()
     request_changes: tuple[str, ...] = ()
     response_changes: tuple[str, ...] = ()

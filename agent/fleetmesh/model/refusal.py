@@ -24,6 +24,7 @@ class Refusal(enum.Enum):
     NOT_CAPTURED = ("not_captured", 403, "the connection did not come through capture")
     UNKNOWN_DESTINATION = ("unknown_destination", 502, "the destination is not in the mesh")
     NO_SIDECAR = ("no_sidecar", 502, "the destination's service has no sidecar")
+    NOT_EXPOSED = ("not_exposed", 404, "the service exposes nothing under this path")
     NO_IDENTITY = ("no_identity", 503, "the service has no valid certificate yet")
     NO_ENDPOINT = ("no_endpoint", 503, "no healthy endpoint")
     CONNECT_FAILED = ("connect_failed", 503, "the endpoint could not be reached")
@@ -32,6 +33,8 @@ class Refusal(enum.Enum):
     UPSTREAM_RESET = ("upstream_reset", 503, "the endpoint closed before it answered")
     UPSTREAM_MALFORMED = ("upstream_malformed", 502, "the answer is not valid HTTP")
     REQUEST_TIMEOUT = ("request_timeout", 504, "the endpoint did not answer in time")
+    DEADLINE_EXCEEDED = ("deadline_exceeded", 504, "the caller's time for the request is over")
+    STREAM_TIMEOUT = ("stream_timeout", 504, "it has lasted as long as it may")
     FAULT = ("fault", 503, "a fault was injected on purpose")
     APPLICATION_DOWN = ("application_down", 503, "the application does not accept connections")
 

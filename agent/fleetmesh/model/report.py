@@ -53,7 +53,8 @@ class RefusalCount(msgspec.Struct, frozen=True, array_like=True):
 
 class RetryCount(msgspec.Struct, frozen=True, array_like=True):
     """How often a request that `route` chose was sent once more, and how often only the budget kept
-    it from being."""
+    it from being; how often to another endpoint while it was under way (`hedged`), and how often
+    that one's answer was the first (`won`)."""
 
     direction: Direction
     source: str
@@ -61,11 +62,13 @@ class RetryCount(msgspec.Struct, frozen=True, array_like=True):
     route: str
     count: int
     spared: int = 0
+    hedged: int = 0
+    won: int = 0
 
 
 class EjectionCount(msgspec.Struct, frozen=True, array_like=True):
     """How often an endpoint of `service` was ejected for `reason`: 5xx, gateway, unanswered,
-    failure_rate, probe (it failed the request that was to bring it back)."""
+    failure_rate, latency, probe (it failed the request that was to bring it back)."""
 
     service: str
     reason: str
@@ -91,6 +94,17 @@ class FaultCount(msgspec.Struct, frozen=True, array_like=True):
     destination: str
     kind: str
     count: int
+
+
+class Ejection(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker tells the others of its host: an endpoint of a target (with this connect
+    timeout) is ejected for so many `seconds`, or back, with an empty `reason`."""
+
+    target: str
+    connect_timeout: float
+    endpoint: str
+    reason: str
+    seconds: float
 
 
 class Latency(msgspec.Struct, frozen=True, array_like=True):

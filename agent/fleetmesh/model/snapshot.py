@@ -35,6 +35,17 @@ class Leaf(msgspec.Struct, frozen=True):
         return f"Leaf(serial={self.serial!r}, not_after={self.not_after})"
 
 
+class ExposedPath(msgspec.Struct, frozen=True):
+    """Requests to exactly `path` (whatever their query) that arrive in the clear on
+    `listener_port` go to the application's `port`. `address` is where it is listened, for this
+    host alone; empty is everywhere, for anybody."""
+
+    listener_port: int
+    path: str
+    port: int
+    address: str = ""
+
+
 class LocalService(msgspec.Struct, frozen=True):
     """A service declared on this host.
 
@@ -42,7 +53,8 @@ class LocalService(msgspec.Struct, frozen=True):
     destination, highest precedence first. `leaf` is None until Consul has signed one: such a
     service refuses and sends nothing. `upstreams` are the services that it is known to call.
     `connect_timeout` and `request_timeout` (None: no limit) are the application's, in seconds;
-    `max_connections` is how many peers may hold to it, 0 without a limit.
+    `max_connections` is how many peers may hold to it, 0 without a limit. `exposed` is what of it
+    anybody may ask for without a certificate.
     """
 
     name: str
@@ -58,6 +70,7 @@ class LocalService(msgspec.Struct, frozen=True):
     connect_timeout: float = 5.0
     request_timeout: float | None = None
     max_connections: int = 0
+    exposed: tuple[ExposedPath, ...] = ()
 
 
 class Outsider(msgspec.Struct, frozen=True):

@@ -33,7 +33,8 @@ class Health(enum.StrEnum):
 class Endpoint(msgspec.Struct, frozen=True):
     """One instance's sidecar. `id` is unique in its target: `<node>/<sidecar's service id>`.
 
-    `shares`: it may take TCP streams one after another on a connection, as fleetmesh does.
+    `shares`: it may take TCP streams one after another on a connection, as fleetmesh does. `zone`
+    is where it is, as its node's meta says.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     health: Health = Health.PASSING
     meta: dict[str, str] = {}
     shares: bool = True
+    zone: str = ""
 
 
 class HashPolicy(msgspec.Struct, frozen=True):
@@ -65,13 +67,17 @@ class HashPolicy(msgspec.Struct, frozen=True):
 
 class Balancing(msgspec.Struct, frozen=True):
     """How one endpoint is chosen of many: `policy` is a name in `balance.PICKERS`, empty for the
-    agent's default. Sizes of rings and the count of choices are as in service-resolver."""
+    agent's default. Sizes of rings and the count of choices are as in service-resolver. Endpoints
+    of `local_zone`, if there is one, are preferred until one that is picked has `spill` requests of
+    the worker under way."""
 
     policy: str = ""
     choice_count: int = 2
     minimum_ring_size: int = 1024
     maximum_ring_size: int = 8388608
     hash_policies: tuple[HashPolicy, ...] = ()
+    local_zone: str = ""
+    spill: int = 8
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -91,6 +97,18 @@ class PassiveHealth(msgspec.Struct, frozen=True):
     enforcing_consecutive_5xx: int | None = None
     max_ejection_percent: int | None = None
     base_ejection_time: float | None = None
+
+
+class Tries(msgspec.Struct, frozen=True):
+    """How requests to a target are tried where their route does not say otherwise; None is what
+    the host's settings say. `retries` are the default ones: of idempotent methods, after a connect
+    that failed or a reset. `stream_timeout` (seconds, 0.0 for none) bounds what goes there, of any
+    protocol, from beginning to end."""
+
+    retries: int | None = None
+    per_try_timeout: float | None = None
+    hedge: bool = False
+    stream_timeout: float | None = None
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -114,6 +132,7 @@ class Target(msgspec.Struct, frozen=True):
     balancing: Balancing = Balancing()
     limits: Limits = Limits()
     passive_health: PassiveHealth = PassiveHealth()
+    tries: Tries = Tries()
 
 
 class FieldMatch(msgspec.Struct, frozen=True):
@@ -174,11 +193,13 @@ class FieldChanges(msgspec.Struct, frozen=True):
 class Retries(msgspec.Struct, frozen=True):
     """`count` is how many times more than once a request may be sent. `on` are Envoy's names of
     conditions: connect-failure, reset, 5xx, gateway-error, retriable-4xx, refused-stream;
-    `statuses` are status codes that are retried beside them."""
+    `statuses` are status codes that are retried beside them. A try whose answer has not begun after
+    `per_try_timeout` seconds (None: what the target says) is given up, as after a reset."""
 
     count: int = 0
     on: tuple[str, ...] = ()
     statuses: tuple[int, ...] = ()
+    per_try_timeout: float | None = None
 
 
 class Split(msgspec.Struct, frozen=True):
@@ -197,7 +218,9 @@ class Route(msgspec.Struct, frozen=True):
     `prefix_rewrite` takes the place of the path's matched part in the forwarded request: of the
     prefix, or of the whole path that is matched exactly. The query stays. `timeout` is seconds
     for the whole request, its retries and its answer included, None what the settings say (which
-    is for the answer to begin), 0.0 none at all.
+    is for the answer to begin), 0.0 none at all. `hedge`: a request of an idempotent method whose
+    answer has not begun after the p95 is sent to another endpoint too; None is what its target
+    says.
     """
 
     name: str
@@ -210,6 +233,7 @@ class Route(msgspec.Struct, frozen=True):
     retries: Retries = Retries()
     request_fields: FieldChanges = FieldChanges()
     response_fields: FieldChanges = FieldChanges()
+    hedge: bool | None = None
 
 
 class Upstream(msgspec.Struct, frozen=True):

@@ -100,6 +100,7 @@ class Node(msgspec.Struct, frozen=True):
     address: str = field(name="Address", default="")
     datacenter: str = field(name="Datacenter", default="")
     tagged_addresses: dict[str, str] | None = field(name="TaggedAddresses", default=None)
+    meta: dict[str, str] | None = field(name="Meta", default=None)
 
 
 class TaggedAddress(msgspec.Struct, frozen=True):
@@ -140,6 +141,7 @@ class Check(msgspec.Struct, frozen=True):
     notes: str = field(name="Notes", default="")
     type: str = field(name="Type", default="")
     output: str = field(name="Output", default="")
+    exposed_port: int = field(name="ExposedPort", default=0)
 
 
 class Instance(msgspec.Struct, frozen=True):
@@ -180,6 +182,7 @@ class AgentSelf(msgspec.Struct, frozen=True):
     """`/v1/agent/self`."""
 
     config: AgentConfig = field(name="Config", default=AgentConfig())
+    meta: dict[str, str] | None = field(name="Meta", default=None)
 
 
 class KeyValue(msgspec.Struct, frozen=True):

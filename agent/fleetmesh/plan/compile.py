@@ -8,13 +8,14 @@ from msgspec.structs import replace
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot
-from fleetmesh.model.traffic import Protocol, Target, Upstream
+from fleetmesh.model.snapshot import ExposedPath, Leaf, LocalService, Snapshot
+from fleetmesh.model.traffic import Protocol, Target, Tries, Upstream
 from fleetmesh.plan.addresses import Destination, destinations_of
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
 from fleetmesh.plan.defaults import Calls, Defaults
 from fleetmesh.plan.endpoints import endpoints
+from fleetmesh.plan.exposed import Rerouted, exposed, settled
 from fleetmesh.plan.intentions import for_destination, not_for_tcp, readable
 from fleetmesh.plan.meta import Meta
 from fleetmesh.plan.observed import Observed, callable_services, called, chain_of
@@ -46,12 +47,16 @@ def compile_snapshot(
         return problems
     intentions, warnings = readable(observed.intentions or ())
     local = (service.name for service in settings.services)
-    defaults = Defaults(observed.service_defaults, observed.proxy_defaults, local)
-    upstreams, more = _upstreams(observed, defaults, roots.trust_domain, previous)
-    services = tuple(
-        _local(service, observed, defaults, intentions, previous)
-        for service in sorted(settings.services, key=lambda service: service.name)
+    defaults = Defaults(
+        observed.service_defaults,
+        observed.proxy_defaults,
+        local,
+        observed.zone,
+        settings.upstream,
     )
+    upstreams, more = _upstreams(observed, defaults, roots.trust_domain, previous)
+    services, found = _services(settings, observed, defaults, intentions, previous)
+    warnings += found
     for service in services:
         if service.protocol is Protocol.TCP:
             warnings += not_for_tcp(service.name, service.intentions)
@@ -89,6 +94,47 @@ def _missing(observed: Observed) -> list[Problem]:
     if observed.catalog is None:
         problems.append(Problem("consul: /v1/catalog/services", "not known yet"))
     return problems
+
+
+def _services(
+    settings: Settings,
+    observed: Observed,
+    defaults: Defaults,
+    intentions: tuple[Intention, ...],
+    previous: Snapshot | None,
+) -> tuple[tuple[LocalService, ...], tuple[Problem, ...]]:
+    services: list[LocalService] = []
+    warnings: tuple[Problem, ...] = ()
+    for declared in sorted(settings.services, key=lambda service: service.name):
+        service = _local(declared, observed, defaults, intentions, previous)
+        expose, place = defaults.exposed(service.name)
+        paths, found = exposed(expose, place, service)
+        warnings += found
+        checks, more = _checks(service, observed, previous)
+        warnings += more
+        services.append(replace(service, exposed=paths + checks))
+    kept, found = settled(services, settings)
+    return kept, tuple(dict.fromkeys(warnings + found))
+
+
+def _checks(
+    service: LocalService, observed: Observed, previous: Snapshot | None
+) -> tuple[tuple[ExposedPath, ...], tuple[Problem, ...]]:
+    """Those that Consul's agent does look for: it follows `Expose.Checks` late, and 1.8 no more
+    once it is off. Until it has told them, those of `previous` are served on."""
+    if observed.rerouted is None:
+        before = previous.services if previous is not None else ()
+        known = (path for one in before if one.name == service.name for path in one.exposed)
+        return tuple(path for path in known if path.address), ()
+    rerouted = observed.rerouted.get(service.name, Rerouted())
+    return rerouted.paths, tuple(
+        Problem(
+            f"service-defaults/{service.name}: Expose.Checks",
+            f"is not honoured for {check_id}: Consul's agent makes it where nobody listens",
+            "Make it an HTTP check, or do not expose checks: they reach the application without",
+        )
+        for check_id in rerouted.others
+    )
 
 
 def _local(
@@ -215,6 +261,8 @@ def _upstream(
         meta, more = defaults.meta(resolution.service)
         warnings.extend(more)
         instances = observed.instances.get(resolution.query, ())
+        balancing = defaults.balancing(meta, resolution.balancing)
+        resolution = replace(resolution, balancing=balancing)
         targets[target_id] = _target(resolution, instances, trust_domain, calls, meta)
     closed = Resolution(
         target_id=f"no route: {chain.service}",
@@ -264,12 +312,8 @@ def _target(
     calls: Calls,
     meta: Meta,
 ) -> Target:
-    """What a service-resolver says of balancing goes before the Meta of the service."""
     service, datacenter = resolution.service, resolution.datacenter
     timeout = calls.connect_timeout
-    balancing = resolution.balancing
-    if meta.balancing is not None and not balancing.policy:
-        balancing = replace(balancing, policy=meta.balancing)
     named = f"{resolution.subset}.{service}" if resolution.subset else service
     return Target(
         id=resolution.target_id,
@@ -281,7 +325,8 @@ def _target(
         connect_timeout=resolution.connect_timeout if timeout is None else timeout,
         subset=resolution.subset,
         failover=resolution.failover,
-        balancing=balancing,
+        balancing=resolution.balancing,
         limits=calls.limits,
         passive_health=calls.passive_health,
+        tries=Tries(meta.retries, meta.per_try_timeout, bool(meta.hedge), meta.stream_timeout),
     )

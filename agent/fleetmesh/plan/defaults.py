@@ -10,13 +10,18 @@ from typing import Any
 
 import msgspec
 from msgspec import field
+from msgspec.structs import replace
 
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.traffic import Limits, PassiveHealth
+from fleetmesh.model.traffic import Balancing, Limits, PassiveHealth
 from fleetmesh.plan.chain import DEFAULT_CONNECT_TIMEOUT
+from fleetmesh.plan.exposed import Expose, merged
 from fleetmesh.plan.meta import Meta
 from fleetmesh.plan.meta import read as read_meta
+from fleetmesh.settings import UpstreamSettings
 from fleetmesh.settings.kinds import seconds_of
+
+KEEPING = UpstreamSettings()
 
 
 class UpstreamLimits(msgspec.Struct, frozen=True, rename="pascal"):
@@ -48,7 +53,7 @@ class ServiceDefaults(msgspec.Struct, frozen=True, rename="pascal"):
     local_request_timeout_ms: int = 0
     max_inbound_connections: int = 0
     meta: dict[str, str] | None = None
-    expose: dict[str, Any] | None = None
+    expose: Expose | None = None
     rate_limits: dict[str, Any] | None = None
     envoy_extensions: list[dict[str, Any]] | None = None
 
@@ -58,7 +63,7 @@ class ProxyDefaults(msgspec.Struct, frozen=True, rename="pascal"):
 
     name: str
     config: dict[str, Any] | None = None
-    expose: dict[str, Any] | None = None
+    expose: Expose | None = None
     envoy_extensions: list[dict[str, Any]] | None = None
 
 
@@ -79,14 +84,19 @@ class Calls(msgspec.Struct, frozen=True):
 
 
 class Defaults:
-    """Both kinds of entries, with the names of the services of this host."""
+    """Both kinds of entries, with the names of the services of this host, its zone and its settings
+    of calls."""
 
     def __init__(
         self,
         services: Iterable[ServiceDefaults],
         proxies: Iterable[ProxyDefaults],
         local: Iterable[str],
+        zone: str = "",
+        keeping: UpstreamSettings = KEEPING,
     ) -> None:
+        self._zone = zone
+        self._keeping = keeping
         self._local = sorted(local)
         self._services = {entry.name: entry for entry in services}
         everywhere = next((entry for entry in proxies if entry.name == "global"), None)
@@ -115,6 +125,21 @@ class Defaults:
         """What the entry of `service` says in its Meta, to its callers and to its own host."""
         entry = self._services.get(service)
         return read_meta(entry.meta if entry else None, f"service-defaults/{service}")
+
+    def exposed(self, service: str) -> tuple[Expose, str]:
+        """What of the local service is to be served in the clear, and the entry that says so."""
+        own = self._services.get(service, ServiceDefaults(service)).expose
+        place = f"service-defaults/{service}" if own and own.paths else "proxy-defaults/global"
+        return merged(own, self._global.expose), place
+
+    def balancing(self, meta: Meta, chosen: Balancing) -> Balancing:
+        """What a service-resolver has `chosen` goes before the Meta of the service."""
+        zone_aware = self._keeping.zone_aware if meta.zone_aware is None else meta.zone_aware
+        if meta.balancing is not None and not chosen.policy:
+            chosen = replace(chosen, policy=meta.balancing)
+        if zone_aware and self._zone:
+            chosen = replace(chosen, local_zone=self._zone, spill=self._keeping.zone_spill)
+        return chosen
 
     def calls(self, upstream: str) -> tuple[Calls, tuple[Problem, ...]]:
         """The services of a host share their upstreams: where their entries differ, the least of
@@ -180,7 +205,7 @@ class Defaults:
             for key in sorted(self._config)
             if key.startswith("envoy_")
         ]
-        found += _common(where, self._global.expose, self._global.envoy_extensions)
+        found += _extensions(where, self._global.envoy_extensions)
         for name in self._local:
             entry = self._services.get(name)
             if entry is not None:
@@ -189,7 +214,7 @@ class Defaults:
 
 
 def _of_service(entry: ServiceDefaults, where: str) -> list[Problem]:
-    found = _common(where, entry.expose, entry.envoy_extensions)
+    found = _extensions(where, entry.envoy_extensions)
     if entry.rate_limits:
         found.append(_not_applied(f"{where}: RateLimits"))
     config = entry.upstream_config or UpstreamConfig()
@@ -205,16 +230,11 @@ def _of_service(entry: ServiceDefaults, where: str) -> list[Problem]:
     return found
 
 
-def _common(
-    where: str, expose: dict[str, Any] | None, extensions: list[dict[str, Any]] | None
-) -> list[Problem]:
-    found = []
-    if expose and (expose.get("Checks") or expose.get("Paths")):
-        found.append(_not_applied(f"{where}: Expose"))
-    for extension in extensions or ():
-        name = extension.get("Name", "")
-        found.append(_not_applied(f"{where}: EnvoyExtensions[{name}]"))
-    return found
+def _extensions(where: str, extensions: list[dict[str, Any]] | None) -> list[Problem]:
+    return [
+        _not_applied(f"{where}: EnvoyExtensions[{extension.get('Name', '')}]")
+        for extension in extensions or ()
+    ]
 
 
 def _not_applied(path: str) -> Problem:

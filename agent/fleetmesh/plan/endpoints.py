@@ -32,6 +32,11 @@ def endpoints(
     return tuple(sorted(found, key=lambda endpoint: endpoint.id))
 
 
+def zone_of(meta: dict[str, str] | None) -> str:
+    """Where a node is, by its meta."""
+    return (meta or {}).get("zone", "")
+
+
 def endpoint_id(instance: Instance) -> str:
     return f"{instance.node.name}/{instance.service.id}"
 
@@ -76,6 +81,7 @@ def _endpoint(instance: Instance, only_passing: bool, wide: bool) -> Endpoint:
         health=health,
         meta=declared_meta(service.meta or {}),
         shares=is_ours(service),
+        zone=zone_of(node.meta),
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from fleetmesh.balance import DEFAULT
 from fleetmesh.core.request import RequestHead
-from fleetmesh.core.retry import Policy
 from fleetmesh.core.route_rules import WHOLE
 from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.core.target import TargetEntry
@@ -24,6 +23,7 @@ from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.traffic import FieldChanges, HashPolicy, Route, Split, Target
 from fleetmesh.plan.callee import Callees
 from fleetmesh.plan.outs import Reasons, state
+from fleetmesh.plan.treatment import treatment
 from fleetmesh.settings import HttpSettings
 
 CALLER = "192.0.2.1:1"
@@ -85,7 +85,7 @@ class Legs:
         callee = _serving(self._entry, target)
         timeout, timeout_by = self._timeout(leg, route)
         idle = leg.idle_timeout if leg is not None else None
-        policy = leg.retries if leg is not None else None
+        treated = treatment(way, route)
         return LegState(
             share=share,
             target=target,
@@ -97,8 +97,15 @@ class Legs:
             timeout_by=timeout_by,
             idle_timeout=idle or self._http.idle_timeout,
             idle_timeout_by="route" if idle else "settings: http.idle_timeout",
-            retries=policy.count if policy is not None else 0,
-            retried=tuple(retried(policy)) if policy is not None else (),
+            retries=treated.retries,
+            retried=treated.retried,
+            retries_by=treated.retries_by,
+            try_timeout=treated.try_timeout,
+            try_timeout_by=treated.try_timeout_by,
+            stream_timeout=treated.stream_timeout,
+            stream_timeout_by=treated.stream_timeout_by,
+            hedge=treated.hedge,
+            hedge_by=treated.hedge_by,
             request_changes=changes,
             response_changes=tuple(
                 text
@@ -148,6 +155,7 @@ def target_state(
         spiffe_id=place.expected if place is not None else str(said.spiffe_id),
         connect_timeout=place.connect_timeout if place is not None else said.connect_timeout,
         balancing=server.balancing.policy or DEFAULT,
+        zone=server.balancing.local_zone,
         hashed_by=tuple(_hashed_by(one) for one in server.balancing.hash_policies)
         if target.hashing is not None
         else (),
@@ -199,30 +207,6 @@ def _hashed_by(policy: HashPolicy) -> str:
     else:
         what = f"cookie {policy.cookie}"
     return f"{what}, terminal" if policy.terminal else what
-
-
-def retried(policy: Policy) -> Iterator[str]:
-    if policy.connect:
-        yield "a connect that failed"
-    if policy.reset:
-        yield "a reset before the answer"
-    if policy.statuses:
-        yield f"status {', '.join(_ranges(sorted(policy.statuses)))}"
-
-
-def _ranges(numbers: list[int]) -> Iterator[str]:
-    """Neighbours as one.
-
-    >>> list(_ranges([409, 500, 501, 502]))
-    ['409', '500-502']
-    """
-    at = 0
-    while at < len(numbers):
-        end = at
-        while end + 1 < len(numbers) and numbers[end + 1] == numbers[end] + 1:
-            end += 1
-        yield str(numbers[at]) if end == at else f"{numbers[at]}-{numbers[end]}"
-        at = end + 1
 
 
 def changed(changes: FieldChanges) -> Iterator[str]:

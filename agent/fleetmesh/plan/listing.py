@@ -14,8 +14,9 @@ from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import FieldChanges, Match, Route, Split, Upstream
 from fleetmesh.plan.criteria import words
 from fleetmesh.plan.explain import Knowledge, entry_of
-from fleetmesh.plan.leg import changed, retried, target_state
+from fleetmesh.plan.leg import changed, target_state
 from fleetmesh.plan.outs import others, reasons
+from fleetmesh.plan.treatment import retried
 
 
 def routes(snapshot: Snapshot, service: str) -> Routes | list[Problem]:
@@ -89,6 +90,10 @@ def _does(route: Route, splits: Sequence[Split], retries: Policy | None = None) 
         yield f"timeout {route.timeout:g} s" if route.timeout else "no timeout"
     if route.idle_timeout is not None:
         yield f"idle timeout {route.idle_timeout:g} s"
+    if route.retries.per_try_timeout:
+        yield f"timeout of each try {route.retries.per_try_timeout:g} s"
+    if route.hedge is not None:
+        yield "hedged" if route.hedge else "not hedged"
     if retries is not None:
         yield f"{retries.count} retries after {', '.join(retried(retries))}"
     yield from _fields("request", route.request_fields, "")

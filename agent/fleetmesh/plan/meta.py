@@ -27,12 +27,17 @@ _DECIMAL: Final = re.compile(r"[0-9]{1,20}\.[0-9]{1,20}")
 class Meta(msgspec.Struct, frozen=True, rename="kebab"):
     """A field is a key of Meta behind `PREFIX`; None where the entry does not have it.
 
-    `balancing` is for the calls of the service; `allow_faults` are the callers whose requests to it
-    may be made to fail on purpose.
+    `allow_faults` are the callers whose requests to the service may be made to fail on purpose. All
+    others are for the calls of the service; those from `retries` on are a Target's `tries`.
     """
 
     balancing: Annotated[str, kinds.choice(PICKERS)] | None = None
     allow_faults: Annotated[tuple[str, ...], kinds.CALLERS] | None = None
+    zone_aware: Annotated[bool, kinds.SWITCH] | None = None
+    retries: Annotated[int, kinds.TRIES] | None = None
+    per_try_timeout: Annotated[float, kinds.DEADLINE] | None = None
+    stream_timeout: Annotated[float, kinds.DEADLINE] | None = None
+    hedge: Annotated[bool, kinds.SWITCH] | None = None
 
 
 def read(meta: Mapping[str, str] | None, place: str) -> tuple[Meta, tuple[Problem, ...]]:

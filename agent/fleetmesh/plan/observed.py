@@ -10,6 +10,7 @@ import msgspec
 from fleetmesh.plan.answers import Chain, Instance, IntentionEntry, LeafAnswer, Roots
 from fleetmesh.plan.chain import InstanceQuery, queries
 from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
+from fleetmesh.plan.exposed import Rerouted
 from fleetmesh.plan.names import MeshName, named
 from fleetmesh.plan.subsets import ServiceResolver, subset_chain
 from fleetmesh.settings import Settings
@@ -26,11 +27,13 @@ class Observed(msgspec.Struct, frozen=True):
     `default_allow` is Consul's decision on a pair of services that no intention names; `refusals`
     are the queries that Consul will not answer, with its reasons; `wanted` are the
     upstreams that are watched, `chains` and `virtual` addresses by upstream, as names.MeshName.key
-    calls it. `resolvers` are only looked at where a subset is wanted.
+    calls it. `resolvers` are only looked at where a subset is wanted. `rerouted` are checks of the
+    services of this host.
     """
 
     datacenter: str = ""
     node: str = ""
+    zone: str = ""
     roots: Roots | None = None
     intentions: tuple[IntentionEntry, ...] | None = None
     default_allow: bool | None = None
@@ -44,6 +47,7 @@ class Observed(msgspec.Struct, frozen=True):
     resolvers: tuple[ServiceResolver, ...] | None = None
     wanted: frozenset[str] = frozenset()
     virtual: dict[str, tuple[str, ...]] = {}
+    rerouted: dict[str, Rerouted] | None = None
 
 
 class WatchRoots(msgspec.Struct, frozen=True):

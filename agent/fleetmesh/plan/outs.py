@@ -77,6 +77,7 @@ def state(endpoint: Endpoint, why: str = "", ejected: str = "") -> EndpointState
         out=ejected if live else why or "critical",
         address6=endpoint.address6,
         meta=endpoint.meta,
+        zone=endpoint.zone,
     )
 
 

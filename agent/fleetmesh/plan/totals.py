@@ -105,4 +105,10 @@ def _latencies(a: Latency, b: Latency) -> Latency:
 
 
 def _retries(a: RetryCount, b: RetryCount) -> RetryCount:
-    return replace(a, count=a.count + b.count, spared=a.spared + b.spared)
+    return replace(
+        a,
+        count=a.count + b.count,
+        spared=a.spared + b.spared,
+        hedged=a.hedged + b.hedged,
+        won=a.won + b.won,
+    )

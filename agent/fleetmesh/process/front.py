@@ -20,7 +20,7 @@ from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.ports import Allocation
 from fleetmesh.process.cache import SnapshotCache
 from fleetmesh.process.memory import keep_snapshot, recall_snapshot, save_ports
-from fleetmesh.process.sockets import Sockets, wanted_listeners
+from fleetmesh.process.sockets import Sockets, Wanted, exposed_listeners, wanted_listeners
 from fleetmesh.process.supervisor import Supervisor
 from fleetmesh.process.workers import Publication
 from fleetmesh.settings import Settings, WorkerSettings
@@ -41,6 +41,7 @@ class Front:
         self.faults: tuple[Fault, ...] = ()
         self._faults_served: tuple[Fault, ...] = ()
         self.sockets = Sockets(inherited)
+        self._given: tuple[Listener, ...] = ()
         self.cache = SnapshotCache(settings.state_dir)
         self.supervisor = Supervisor(*_worker_arguments(settings))
 
@@ -68,21 +69,29 @@ class Front:
 
     async def publish(self, snapshot: Snapshot, again: bool = False) -> list[Problem]:
         """Let every worker serve `snapshot`; which of them do not. Nothing happens when they
-        serve it already, with the same faults, unless `again`: because the listeners changed."""
+        serve it already, with the same faults, unless `again`: because the listeners changed. A
+        port to expose something on that cannot be had holds nothing up, and is asked for again each
+        time."""
         digest, faults = snapshots.digest(snapshot), self.faults
-        if digest == self.digest and faults == self._faults_served and not again:
-            return []
+        exposed = exposed_listeners(_exposed(snapshot))
+        unopened = self.sockets.open(exposed)
+        listeners = self._listeners(snapshot)
+        served = (self.digest, self._given, self._faults_served)
+        if (digest, listeners, faults) == served and not again:
+            return unopened
         self.generation += 1
         failures = await self.supervisor.publish(
             Publication(
                 self.generation,
                 snapshots.encode(snapshot),
-                self._listeners(),
+                listeners,
                 self.sockets.sockets,
                 faults,
             )
         )
-        self.snapshot, self.digest, self._faults_served = snapshot, digest, faults
+        self.snapshot, self.digest, self._given = snapshot, digest, listeners
+        self._faults_served = faults
+        self.sockets.close_unexposed(exposed)
         keep_snapshot(snapshot)
         self.cache.keep(snapshot)
         log.info(
@@ -98,12 +107,15 @@ class Front:
                 }
             },
         )
-        return [Problem("workers", failure) for failure in failures]
+        return [*unopened, *(Problem("workers", failure) for failure in failures)]
 
-    def _listeners(self) -> tuple[Listener, ...]:
+    def _wanted(self, snapshot: Snapshot | None) -> tuple[Wanted, ...]:
+        exposed = _exposed(snapshot) if snapshot is not None else []
+        return wanted_listeners(self.ports, self.settings.ports.plain, exposed)
+
+    def _listeners(self, snapshot: Snapshot) -> tuple[Listener, ...]:
         """Those of services that are gone are still open while settings are taken over."""
-        wanted = wanted_listeners(self.ports, self.settings.ports.plain)
-        names = {one.listener.name for one in wanted}
+        names = {one.listener.name for one in self._wanted(snapshot)}
         return tuple(one for one in self.sockets.listeners if one.name in names)
 
     def try_listeners(self, settings: Settings, ports: Allocation) -> list[Problem]:
@@ -111,7 +123,7 @@ class Front:
         only the old ones are left."""
         problems = self.sockets.open(wanted_listeners(ports, settings.ports.plain))
         if problems:
-            before = wanted_listeners(self.ports, self.settings.ports.plain)
+            before = self._wanted(self.snapshot)
             self.sockets.open(before)
             self.sockets.close_unwanted(before)
         return problems
@@ -124,7 +136,13 @@ class Front:
 
     def close_unwanted(self) -> None:
         """Close the listeners of services that are gone."""
-        self.sockets.close_unwanted(wanted_listeners(self.ports, self.settings.ports.plain))
+        self.sockets.close_unwanted(self._wanted(self.snapshot))
+
+
+def _exposed(snapshot: Snapshot) -> list[tuple[int, str]]:
+    """The port and the address of each listener for what is exposed."""
+    paths = [path for service in snapshot.services for path in service.exposed]
+    return sorted({path.listener_port: path.address for path in paths}.items())
 
 
 def _worker_arguments(settings: Settings) -> tuple[int, WorkerSettings, float]:

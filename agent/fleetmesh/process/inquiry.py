@@ -17,6 +17,7 @@ from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.answers import Roots
 from fleetmesh.plan.chain import InstanceQuery, queries
 from fleetmesh.plan.compile import compile_snapshot
+from fleetmesh.plan.endpoints import zone_of
 from fleetmesh.plan.observed import Observed, callable_services
 from fleetmesh.process.explaining import Explainer
 from fleetmesh.settings import Settings
@@ -50,7 +51,7 @@ async def observe(
     client: ConsulClient, settings: Settings, services: Iterable[str], known: Snapshot | None
 ) -> Observed:
     """Raises ConsulError."""
-    node, datacenter = await _node(client)
+    node, datacenter, zone = await _node(client)
     roots, intentions, catalog = await asyncio.gather(
         client.roots(), client.intentions(), client.catalog()
     )
@@ -63,6 +64,7 @@ async def observe(
     observed = Observed(
         datacenter=datacenter,
         node=node,
+        zone=zone,
         roots=roots.value,
         intentions=intentions.value,
         default_allow=allow,
@@ -86,15 +88,15 @@ def _certified(known: Snapshot | None, roots: Roots) -> set[str]:
     return {service.name for service in known.services if service.leaf is not None}
 
 
-async def _node(client: ConsulClient) -> tuple[str, str]:
-    """Its name and its datacenter; the chains tell the latter to a token that may not ask."""
+async def _node(client: ConsulClient) -> tuple[str, str, str]:
+    """Its name, datacenter and zone; the chains tell the second to a token that may not ask."""
     try:
-        config = (await client.agent_self()).config
+        agent = await client.agent_self()
     except ConsulError as error:
         if error.status != 403:
             raise
-        return socket.gethostname(), ""
-    return config.node, config.datacenter
+        return socket.gethostname(), "", ""
+    return agent.config.node, agent.config.datacenter, zone_of(agent.meta)
 
 
 async def _upstreams(

@@ -61,7 +61,7 @@ class Mesh:
         self.problems: list[Problem] = []
         self.observer = Observer(client, front.settings, self._mark, lambda: self.registrar.nudge())
         self.uses = UsesKeeper(client, self.observer, front)
-        self.registrar = Registrar(client, self.observer.contact)
+        self.registrar = Registrar(client, self.observer.contact, self._mark)
         self.holder = Holder(
             front.settings.state_dir,
             front.supervisor,
@@ -142,7 +142,9 @@ class Mesh:
     async def _reconcile(self, again: bool = False) -> None:
         front = self.front
         if self._may_compile():
-            observed = self.naming.named(self.observer.observed)
+            observed = replace(
+                self.naming.named(self.observer.observed), rerouted=self.registrar.rerouted
+            )
             compiled = compile_snapshot(front.settings, observed, front.snapshot)
             if isinstance(compiled, list):
                 self.problems = compiled

@@ -19,6 +19,7 @@ from fleetmesh.plan.answers import CatalogServices, Chain, Instance, IntentionEn
 from fleetmesh.plan.answers import Roots as RootsAnswer
 from fleetmesh.plan.chain import InstanceQuery
 from fleetmesh.plan.defaults import ProxyDefaults, ServiceDefaults
+from fleetmesh.plan.endpoints import zone_of
 from fleetmesh.plan.observed import (
     Observed,
     Watch,
@@ -201,7 +202,7 @@ class Observer:
         """The node's name and datacenter; a token that may not ask is told by the servers it sees
         in the catalog, else by the first leaf or chain."""
         try:
-            config = (await self._client.agent_self()).config
+            agent = await self._client.agent_self()
         except ConsulError as error:
             if error.status != 403:
                 raise
@@ -209,7 +210,12 @@ class Observer:
             node = socket.gethostname()
             self.observed = replace(self.observed, node=node, datacenter=datacenter)
             return
-        self.observed = replace(self.observed, node=config.node, datacenter=config.datacenter)
+        self.observed = replace(
+            self.observed,
+            node=agent.config.node,
+            datacenter=agent.config.datacenter,
+            zone=zone_of(agent.meta),
+        )
 
     async def _intentions(self, answer: Answer[tuple[IntentionEntry, ...]]) -> None:
         """Servers before 1.9 do not tell the default policy: two names that nobody has are

@@ -10,6 +10,8 @@ from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.model.problem import Problem
 from fleetmesh.plan.adoption import Adopted, adopt
+from fleetmesh.plan.answers import AgentChecks
+from fleetmesh.plan.exposed import Rerouted, rerouted
 from fleetmesh.plan.reconcile import Action, Register, actions, stands_in_the_way
 from fleetmesh.plan.registration import Registration, Wanted, desired
 from fleetmesh.process.tasks import TaskSet
@@ -32,16 +34,22 @@ class Registrar:
 
     `registered` names the services of which Consul has the sidecar as it should be, `adopted` the
     ids that other tools gave to services, by name. `problems` are registrations that Consul
-    refuses, and what other tools' stand in the way of. `contact` is called with each good answer.
+    refuses, and what other tools' stand in the way of. `rerouted` are the checks that Consul's
+    agent makes elsewhere, by service, None until it has told. `contact` is called with each good
+    answer, `changed` when other checks are rerouted.
     """
 
-    def __init__(self, client: ConsulClient, contact: Callable[[], None]) -> None:
+    def __init__(
+        self, client: ConsulClient, contact: Callable[[], None], changed: Callable[[], None]
+    ) -> None:
+        self.rerouted: dict[str, Rerouted] | None = None
         self.registered: frozenset[str] = frozenset()
         self.adopted: dict[str, str] = {}
         self.problems: tuple[Problem, ...] = ()
         self.error = ""
         self._client = client
         self._contact = contact
+        self._changed = changed
         self._wanted: Wanted | None = None
         self._modes = True
         self._beat_at = 0.0
@@ -95,6 +103,7 @@ class Registrar:
             return
         checks = await self._client.agent_checks()
         adopted = adopt(wanted.settings, registered)
+        self._reroute(wanted, adopted, checks)
         registrations = desired(wanted, adopted, modes=self._modes)
         refused: dict[str, Problem] = {}
         todo = list(actions(registrations, registered, checks, wanted.ready))
@@ -126,6 +135,16 @@ class Registrar:
         ready = [r for r in registrations if r.heartbeat and r.service in wanted.ready]
         await self._beat(ready)
         self.registered = frozenset(r.service for r in ready if _path(r.id) not in refused)
+
+    def _reroute(self, wanted: Wanted, adopted: Adopted, checks: AgentChecks) -> None:
+        found = {}
+        for service in wanted.settings.services:
+            theirs = adopted.services.get(service.name)
+            service_id = theirs.id if theirs is not None else service.service_id
+            found[service.name] = rerouted(service, service_id, checks)
+        before, self.rerouted = self.rerouted, found
+        if before != found:
+            self._changed()
 
     async def _act(self, action: Action, reason: str) -> Problem | None:
         """What Consul refuses, or what there is a reason against, stands in the way of nothing

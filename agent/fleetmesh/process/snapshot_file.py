@@ -33,9 +33,10 @@ class CertificateFiles(msgspec.Struct, frozen=True):
 
 class ListenerEntry(msgspec.Struct, frozen=True):
     """An outbound listener takes plain connections of `service` to `upstream`, an inbound one is
-    the sidecar port of `service`. `port` 0 lets the kernel choose."""
+    the sidecar port of `service`; `port` 0 lets the kernel choose. An exposed one takes plain
+    requests for the paths that `service` exposes on `port`."""
 
-    kind: Literal["outbound", "inbound"]
+    kind: Literal["outbound", "inbound", "exposed"]
     service: str
     upstream: str = ""
     address: str = LOOPBACK
@@ -97,6 +98,8 @@ def exported(snapshot: Snapshot) -> SnapshotFile:
             ListenerEntry("outbound", service.name, upstream.service)
             for upstream in snapshot.upstreams
         ]
+        ports = sorted({path.listener_port for path in service.exposed})
+        listeners += [ListenerEntry("exposed", service.name, port=port) for port in ports]
     return SnapshotFile(**msgspec.structs.asdict(snapshot), listeners=tuple(listeners))
 
 
@@ -222,19 +225,26 @@ class _Completion:
         file = self._file
         services = {service.name for service in file.services}
         upstreams = {upstream.service for upstream in file.upstreams}
+        exposed = {
+            (service.name, path.listener_port)
+            for service in file.services
+            for path in service.exposed
+        }
         taken: set[tuple[str, int] | str] = set()
         for number, entry in enumerate(file.listeners):
             where = f"listeners[{number}]"
             if entry.service not in services:
                 self._wrong(f"{where}.service", f"there is no service {entry.service!r}")
-            if entry.kind == "inbound" and entry.upstream:
-                self._wrong(f"{where}.upstream", "an inbound listener has none", "Remove it")
+            if entry.kind != "outbound" and entry.upstream:
+                self._wrong(f"{where}.upstream", f"an {entry.kind} listener has none", "Remove it")
             elif entry.kind == "outbound" and entry.upstream not in upstreams:
                 self._wrong(f"{where}.upstream", f"there is no upstream {entry.upstream!r}")
             if not _is_address(entry.address):
                 self._wrong(f"{where}.address", f"{entry.address!r} is no IP address")
             if not 0 <= entry.port < 65536:
                 self._wrong(f"{where}.port", f"{entry.port} is no port", "0 lets the kernel choose")
+            if entry.kind == "exposed" and (entry.service, entry.port) not in exposed:
+                self._wrong(f"{where}.port", f"{entry.service} exposes nothing on {entry.port}")
             place = (entry.address, entry.port) if entry.port else entry.name
             if place in taken:
                 self._wrong(where, "listens where one above does")

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -45,7 +46,9 @@ class Wanted(msgspec.Struct, frozen=True):
     address: Address
 
 
-def wanted_listeners(ports: Allocation, plain_port: int) -> tuple[Wanted, ...]:
+def wanted_listeners(
+    ports: Allocation, plain_port: int, exposed: Iterable[tuple[int, str]] = ()
+) -> tuple[Wanted, ...]:
     """Every listener of the workers, named as the contract with systemd names them."""
     wanted = [Wanted(Listener(PLAIN, ListenerKind.PLAIN, ""), Address("::", plain_port))]
     for service, port in ports.outbound.items():
@@ -55,7 +58,15 @@ def wanted_listeners(ports: Allocation, plain_port: int) -> tuple[Wanted, ...]:
     for service, port in ports.sidecar.items():
         listener = Listener(f"in.{service}", ListenerKind.INBOUND, service)
         wanted.append(Wanted(listener, Address("::", port)))
-    return tuple(wanted)
+    return tuple(wanted) + exposed_listeners(exposed)
+
+
+def exposed_listeners(places: Iterable[tuple[int, str]]) -> tuple[Wanted, ...]:
+    """By port and address; the services that expose something there may change."""
+    return tuple(
+        Wanted(Listener(f"exposed.{port}", ListenerKind.EXPOSED, ""), Address(host or "::", port))
+        for port, host in places
+    )
 
 
 class Sockets:
@@ -102,6 +113,15 @@ class Sockets:
                 before[1].close()
             self._open[name] = (one, sock)
         return problems
+
+    def close_unexposed(self, wanted: tuple[Wanted, ...]) -> None:
+        """Close the exposed listeners that `wanted` does not name: no capture leads to them."""
+        names = {one.listener.name for one in wanted}
+        for name, (one, sock) in list(self._open.items()):
+            if one.listener.kind is ListenerKind.EXPOSED and name not in names:
+                del self._open[name]
+                sock.close()
+                systemd.forget(name)
 
     def close_unwanted(self, wanted: tuple[Wanted, ...]) -> None:
         """Close the listeners that `wanted` does not name, and what systemd still kept of

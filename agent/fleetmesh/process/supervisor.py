@@ -6,9 +6,12 @@ import asyncio
 import collections
 import itertools
 import logging
+import time
 
+from fleetmesh.edge.ipc import Ejections
 from fleetmesh.model.record import Record
-from fleetmesh.model.report import Report
+from fleetmesh.model.report import Ejection, Report
+from fleetmesh.plan.ejections import KnownEjections
 from fleetmesh.plan.totals import retire, total
 from fleetmesh.process.tasks import TaskSet
 from fleetmesh.process.workers import Publication, Resolve, Worker
@@ -42,6 +45,7 @@ class Supervisor:
         self._resolver: Resolve | None = None
         self._resolvable = asyncio.Event()
         self._stopping = False
+        self._ejections = KnownEjections()
 
     @property
     def workers(self) -> tuple[Worker, ...]:
@@ -114,7 +118,9 @@ class Supervisor:
 
     async def _add(self, restarts: int = 0) -> None:
         self._numbers += 1
-        worker = await Worker.spawn(self._numbers, self._settings, self._tasks, self._resolve)
+        worker = await Worker.spawn(
+            self._numbers, self._settings, self._tasks, self._resolve, self._share
+        )
         worker.restarts = restarts
         self._workers[worker.number] = worker
         self._tasks.spawn(self._watch(worker), f"worker {worker.number}")
@@ -122,6 +128,14 @@ class Supervisor:
             error = await worker.publish(self._publication)
             if error:
                 log.error("worker %d did not begin: %s", worker.number, error)
+        if known := self._ejections.current(time.monotonic()):
+            await worker.tell(Ejections(known))
+
+    def _share(self, finder: Worker, ejections: tuple[Ejection, ...]) -> None:
+        self._ejections.learn(ejections, time.monotonic())
+        for worker in self.workers:
+            if worker is not finder:
+                self._tasks.spawn(worker.tell(Ejections(ejections)), "ejections")
 
     def resolve_with(self, resolver: Resolve) -> None:
         """Let `resolver` answer the workers' questions; until then they wait."""

@@ -34,6 +34,7 @@ from fleetmesh.edge.ipc import (
     Collect,
     CollectRecords,
     Drain,
+    Ejections,
     Listener,
     ListenerKind,
     Publish,
@@ -43,12 +44,17 @@ from fleetmesh.edge.ipc import (
 )
 from fleetmesh.edge.systemd import setup_logging
 from fleetmesh.edge.tls import IdentityError, client_context, server_context
-from fleetmesh.model.report import Report, Served
+from fleetmesh.model.report import Ejection, Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
 from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.asking import Questions
 from fleetmesh.proxy.keepalive import keep_alive
-from fleetmesh.proxy.listener import InboundArrival, OutboundArrival, PlainArrival
+from fleetmesh.proxy.listener import (
+    ExposedArrival,
+    InboundArrival,
+    OutboundArrival,
+    PlainArrival,
+)
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
 from fleetmesh.proxy.warm import warm
 from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
@@ -73,8 +79,10 @@ class Worker:
             settings.tracing,
             _access_log(settings.access_log),
         )
+        self._plane.unreachable_after = settings.upstream.unreachable_after
         if settings.on_demand:
             self._plane.questions = Questions(self._ask)
+        self._plane.share = self._share
         self._upstream = settings.upstream
         self._sockets: dict[str, socket.socket] = {}
         self._servers: dict[Listener, asyncio.Server] = {}
@@ -88,7 +96,7 @@ class Worker:
                 await self._publish(message, fds)
             elif isinstance(message, Collect | CollectRecords):
                 await self._answer(message)
-            elif isinstance(message, Answered):
+            elif isinstance(message, Answered | Ejections):
                 self._learn(message)
             elif isinstance(message, Drain):
                 await self._drain(message.seconds)
@@ -209,17 +217,23 @@ class Worker:
     def _ask(self, address: str, port: int) -> None:
         self._plane.spawn(self._send(Ask(address, port)))
 
-    async def _send(self, question: Ask) -> None:
+    async def _send(self, message: Ask | Ejections) -> None:
         try:
-            await self._channel.send(question)
+            await self._channel.send(message)
         except ChannelClosedError:
             pass  # the channel's reader ends this worker
 
-    def _learn(self, answer: Answered) -> None:
-        """What was published before the answer is served by now."""
+    def _share(self, ejections: list[Ejection]) -> None:
+        self._plane.spawn(self._send(Ejections(tuple(ejections))))
+
+    def _learn(self, told: Answered | Ejections) -> None:
+        """What was published before an answer is served by now."""
         plane = self._plane
-        if plane.questions is not None:
-            plane.questions.answered((answer.address, answer.port), plane.now)
+        if isinstance(told, Ejections):
+            for ejection in told.ejections:
+                plane.table.heard(ejection, plane.now)
+        elif plane.questions is not None:
+            plane.questions.answered((told.address, told.port), plane.now)
 
     def _report(self) -> Report:
         identities = self._plane.identities
@@ -281,7 +295,7 @@ class Worker:
                     await self._channel.send(Applied(message.generation, "; ".join(problems)))
             elif isinstance(message, Collect | CollectRecords):
                 await self._answer(message)
-            elif isinstance(message, Answered):
+            elif isinstance(message, Answered | Ejections):
                 self._learn(message)
 
 
@@ -303,6 +317,8 @@ class _Factory:
                 return InboundArrival(self._plane, listener.service)
             case ListenerKind.PLAIN:
                 return PlainArrival(self._plane)
+            case ListenerKind.EXPOSED:
+                return ExposedArrival(self._plane)
 
 
 def _identity(snapshot: Snapshot, leaf: Leaf, share: bool) -> Identity:

@@ -23,6 +23,7 @@ from fleetmesh.edge.ipc import (
     Collect,
     CollectRecords,
     Drain,
+    Ejections,
     Listener,
     Publish,
     Recorded,
@@ -31,7 +32,7 @@ from fleetmesh.edge.ipc import (
 )
 from fleetmesh.model.fault import Fault
 from fleetmesh.model.record import Record
-from fleetmesh.model.report import Report
+from fleetmesh.model.report import Ejection, Report
 from fleetmesh.process.tasks import TaskSet
 from fleetmesh.settings import WorkerSettings
 
@@ -61,6 +62,10 @@ Resolve = Callable[[str, int], Awaitable[None]]
 found. Never fails."""
 
 
+Share = Callable[["Worker", tuple[Ejection, ...]], None]
+"""Tells all workers but that one of what it found."""
+
+
 class Publication(msgspec.Struct, frozen=True):
     """What every worker shall serve; `sockets` by listener name."""
 
@@ -82,6 +87,7 @@ class Worker:
         channel: Channel,
         tasks: TaskSet,
         resolve: Resolve,
+        share: Share,
     ) -> None:
         self.number = number
         self.generation = 0
@@ -92,6 +98,7 @@ class Worker:
         self._channel = channel
         self._tasks = tasks
         self._resolve = resolve
+        self._share = share
         self._has: dict[str, socket.socket] = {}
         self._publishing = asyncio.Lock()
         self._applied: asyncio.Future[Applied] | None = None
@@ -101,7 +108,12 @@ class Worker:
 
     @classmethod
     async def spawn(
-        cls, number: int, settings: WorkerSettings, tasks: TaskSet, resolve: Resolve
+        cls,
+        number: int,
+        settings: WorkerSettings,
+        tasks: TaskSet,
+        resolve: Resolve,
+        share: Share,
     ) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
@@ -118,7 +130,7 @@ class Worker:
                 pass_fds=(theirs.fileno(),),
                 env=environment(),
             )
-        return cls(number, process, Channel(ours, ToController), tasks, resolve)
+        return cls(number, process, Channel(ours, ToController), tasks, resolve, share)
 
     @property
     def pid(self) -> int:
@@ -232,6 +244,8 @@ class Worker:
                 message, _ = await self._channel.receive()
                 if isinstance(message, Applied | Reported | Recorded):
                     self._heard(message)
+                elif isinstance(message, Ejections):
+                    self._share(self, message.ejections)
                 elif isinstance(message, Ask):
                     self._tasks.spawn(self._answer(message), f"question of worker {self.number}")
         except ChannelClosedError as error:
@@ -245,8 +259,12 @@ class Worker:
 
     async def _answer(self, question: Ask) -> None:
         await self._resolve(question.address, question.port)
+        await self.tell(Answered(question.address, question.port))
+
+    async def tell(self, message: Answered | Ejections) -> None:
+        """Nothing happens when it is gone."""
         try:
-            await self._channel.send(Answered(question.address, question.port))
+            await self._channel.send(message)
         except ChannelClosedError:
             pass
 

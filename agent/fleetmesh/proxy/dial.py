@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -71,31 +71,134 @@ def peer_uri(stream: TlsStream) -> str:
 
 
 async def dial(
-    plane: Plane, site: Site, lane: Lane, make: Callable[[Lane], P], *, streams: bool = False
+    plane: Plane,
+    site: Site,
+    lane: Lane,
+    make: Callable[[Lane], P],
+    *,
+    streams: bool = False,
+    tried: Collection[str] = (),
+    spare: Callable[[P], None] | None = None,
 ) -> tuple[Lane, P] | tuple[Lane, Failure]:
     """Connect what `make` makes along `lane`, or along another where that fails, three times at
     most; the failure's `refusal` is settled. With `streams` peers that
-    know of it are offered to carry several.
+    know of it are offered to carry several. None goes where the request was `tried` before.
 
     An endpoint that failed is dialled again only if it accepted the connection before it
-    dropped it, as a restarting agent does, and there is no other.
+    dropped it, as a restarting agent does, and there is no other. One that is silent for
+    `plane.unreachable_after` is joined by the next: the first connection counts, and another that
+    comes after all is `spare`.
     """
-    tried = [lane.endpoint_id]
+    dials = _Dials(plane, site, make, streams, [*tried, lane.endpoint_id])
     while True:
-        protocol = make(lane)
-        failure = await _open(plane, lane, protocol, streams)
+        patience = plane.unreachable_after
+        if lane.standing is not None and 0.0 < patience < lane.connect_timeout:
+            lane, protocol, failure = await dials.dial_race(lane, patience, spare)
+        else:
+            protocol = make(lane)
+            failure = await _open(plane, lane, protocol, streams)
         if failure is None:
             return lane, protocol
-        if lane.standing is not None and failure.refusal is not Refusal.NO_IDENTITY:
-            lane.standing.unanswered(plane.now)
-        settled = Failure(failure.refusal or site.failure, failure.detail)
-        onwards = site.lane(tried) if len(tried) < MAX_ATTEMPTS else None
-        if not isinstance(onwards, Lane):
-            return lane, settled
-        if onwards.endpoint_id in tried and not failure.dropped:
-            return lane, settled
+        _tell(plane, lane, failure)
+        onwards = dials.onwards(failure.dropped)
+        if onwards is None:
+            return lane, Failure(failure.refusal or site.failure, failure.detail)
         lane = onwards
-        tried.append(lane.endpoint_id)
+
+
+def _tell(plane: Plane, lane: Lane, failure: Failure) -> None:
+    if lane.standing is not None and failure.refusal is not Refusal.NO_IDENTITY:
+        lane.standing.unanswered(plane.now)
+
+
+class _Dials(Generic[P]):
+    """The dials for one connection. `tried` are the endpoints that had their chance, the last
+    `MAX_ATTEMPTS` at most of them in these."""
+
+    __slots__ = ("_left", "_make", "_plane", "_site", "_streams", "_tried")
+
+    def __init__(
+        self,
+        plane: Plane,
+        site: Site,
+        make: Callable[[Lane], P],
+        streams: bool,
+        tried: list[str],
+    ) -> None:
+        self._plane = plane
+        self._site = site
+        self._make = make
+        self._streams = streams
+        self._tried = tried
+        self._left = MAX_ATTEMPTS - 1
+
+    def onwards(self, dropped: bool) -> Lane | None:
+        """Where to dial next; `dropped`: the last endpoint may be dialled again."""
+        if self._left <= 0:
+            return None
+        lane = self._site.lane(self._tried)
+        if not isinstance(lane, Lane):
+            return None
+        if lane.endpoint_id in self._tried and not dropped:
+            return None
+        self._left -= 1
+        self._tried.append(lane.endpoint_id)
+        return lane
+
+    async def dial_race(
+        self, lane: Lane, patience: float, spare: Callable[[P], None] | None
+    ) -> tuple[Lane, P, Failure | None]:
+        """The first connection of those that are begun, each as long after the last as its
+        `patience` lasts; without one, the last failure."""
+        running: dict[asyncio.Task[Failure | None], tuple[int, Lane, P]] = {}
+        latest: Lane | None = lane
+        begun = 0
+        while True:
+            if latest is not None:
+                protocol = self._make(latest)
+                dialling = self._open(latest, protocol, counted=latest is not lane)
+                running[self._plane.loop.create_task(dialling)] = (begun, latest, protocol)
+                begun += 1
+            waits = patience if latest is not None and self._left > 0 else None
+            done, _ = await asyncio.wait(
+                running, timeout=waits, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                latest = self.onwards(dropped=False)
+                continue
+            ended = done.pop()
+            number, place, connected = running.pop(ended)
+            failure = ended.result()
+            if failure is not None and running:
+                _tell(self._plane, place, failure)
+                latest = self.onwards(dropped=False)
+                continue
+            for task, (before, slow, late) in running.items():
+                if before < number and slow.standing is not None:
+                    # Another was quicker, which says as much of it as a failure would.
+                    slow.standing.unanswered(self._plane.now)
+                if spare is None:
+                    task.cancel()
+                else:
+                    self._plane.spawn(_dial_late(task, late, spare))
+            return place, connected, failure
+
+    async def _open(self, lane: Lane, protocol: P, counted: bool) -> Failure | None:
+        """The first of them its caller counts."""
+        if not counted:
+            return await _open(self._plane, lane, protocol, self._streams)
+        lane.pool.opening += 1
+        try:
+            return await _open(self._plane, lane, protocol, self._streams)
+        finally:
+            lane.pool.opening -= 1
+
+
+async def _dial_late(
+    dialling: asyncio.Task[Failure | None], protocol: P, spare: Callable[[P], None]
+) -> None:
+    if await dialling is None:
+        spare(protocol)
 
 
 async def _open(plane: Plane, lane: Lane, protocol: Receiver, streams: bool) -> Failure | None:

@@ -95,6 +95,10 @@ class Downstream(RequestReader):
         if self._paused & UNREAD:
             self.go_on()
 
+    def _unanswered(self) -> bool:
+        """The request is whole, and nothing of its answer has come."""
+        return self.phase == WAIT and not self.response_begun
+
     # Ending a request.
 
     def refuse(self, refusal: Refusal, detail: str = "") -> None:

@@ -1,7 +1,6 @@
 """One request and its response: the upstream half of a downstream connection.
 
-There is no object per request: what an exchange needs to know stands in the connection, and
-`ticket` tells one exchange from the next to a dial that comes back late.
+There is no object per request: what an exchange needs to know stands in the connection.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ import random
 import time
 from typing import Final
 
+from fleetmesh.core.budget import Budget
 from fleetmesh.core.faults import Pause
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import IDEMPOTENT
-from fleetmesh.core.retry import Policy, pause
+from fleetmesh.core.retry import pause
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.dial import dial
-from fleetmesh.proxy.downstream import Downstream
+from fleetmesh.proxy.hedging import Hedging
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
@@ -27,32 +27,17 @@ from fleetmesh.proxy.upstream import Upstream
 KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nobody takes it
 
 
-class Exchange(Downstream):
-    """`_kept` is what of the request was sent already, as long as it can be sent again. `_tried`
-    are the endpoints whose outcome was retried, `_delay` ends the wait of a fault. `marks` are the
-    lines that tell the next one of the request's trace."""
+class Exchange(Hedging):
+    """`_kept_bytes` are how much of the request is kept; `_replayed`: it was sent again because a
+    kept connection had closed. `_delay` ends the wait of a fault."""
 
-    __slots__ = (
-        "_delay",
-        "_kept",
-        "_kept_bytes",
-        "_replayed",
-        "_ticket",
-        "_tried",
-        "_upstream",
-        "marks",
-    )
+    __slots__ = ("_delay", "_kept_bytes", "_replayed")
 
     def __init__(self, plane: Plane, site: Site) -> None:
         super().__init__(plane, site)
-        self._upstream: Upstream | None = None
-        self._ticket = 0
-        self._kept: list[bytes] | None = None
         self._kept_bytes = 0
         self._replayed = False
-        self._tried: list[str] = []
         self._delay: asyncio.TimerHandle | None = None
-        self.marks = b""
 
     # Towards the upstream.
 
@@ -70,12 +55,9 @@ class Exchange(Downstream):
             self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
             return
         leg = site.leg
-        if leg is not None:
-            self.limit(leg.timeout, leg.idle_timeout)
-            if leg.retries is not None:
-                leg.retries.budget.earn()
-            if leg.request is not None:
-                self.lines = leg.request.changed(self.lines, self, self.peer)
+        if leg is not None or self.noted is not None:
+            if not self.prepare(leg):
+                return
         elif self.limited:
             self.limit(None, None)
         marks = self.marks = self.plane.marker.mark(self)
@@ -98,7 +80,7 @@ class Exchange(Downstream):
     def _dial(self, lane: Lane) -> None:
         self._ticket += 1
         if isinstance(lane, Pause):
-            self._delay = self.plane.loop.call_later(lane.seconds, self._retry, self._ticket)
+            self._delay = self.plane.loop.call_later(lane.seconds, self._delayed, self._ticket)
             return
         lane.pool.opening += 1
         self.plane.spawn(self._connect(lane, self._ticket))
@@ -106,61 +88,91 @@ class Exchange(Downstream):
     async def _connect(self, lane: Lane, ticket: int) -> None:
         plane, pool = self.plane, lane.pool
         try:
-            lane, outcome = await dial(plane, self.site, lane, lambda lane: Upstream(plane, lane))
+            lane, outcome = await dial(
+                plane,
+                self.site,
+                lane,
+                lambda lane: Upstream(plane, lane),
+                tried=self._tried,
+                spare=self.spare,
+            )
         finally:
             pool.opening -= 1
         if ticket == self._ticket:
             self.reached(lane)
         if isinstance(outcome, Upstream):
-            lane.pool.lend()
             if ticket == self._ticket and outcome.usable:
+                lane.pool.lend()
                 self._attach(outcome, reused=False)
             else:
-                # The exchange ended meanwhile; the connection will serve another. Not where the
-                # peer waits for its first byte to find out what it speaks: silence means tcp.
-                if self.site.detected and outcome.usable:
-                    outcome.abandon()
-                else:
-                    outcome.shelve()
-                if ticket == self._ticket:
+                # The exchange ended meanwhile.
+                self.spare(outcome)
+                if ticket == self._ticket and not self._reconnects(lane, Refusal.UPSTREAM_RESET):
                     self.refuse(Refusal.UPSTREAM_RESET, "closed at once")
         elif ticket == self._ticket:
             refusal = outcome.refusal or self.site.failure
-            policy = self.policy()
-            unreached = refusal is Refusal.CONNECT_FAILED
-            if unreached and policy is not None and policy.connect and self.again(lane):
-                return
-            self.refuse(refusal, f"{lane.address}:{lane.port}: {outcome.detail}")
+            if not self._reconnects(lane, refusal):
+                self.refuse(refusal, f"{lane.address}:{lane.port}: {outcome.detail}")
 
-    def policy(self) -> Policy | None:
-        """When the current request is to be sent again; None: never."""
-        leg = self.site.leg
-        return None if leg is None else leg.retries
+    def _reconnects(self, lane: Lane, refusal: Refusal) -> bool:
+        """Whether there is another try after one of which nothing was sent. Where nobody has asked
+        for any it is enough that `dial` has gone from endpoint to endpoint."""
+        policy = self.site.retries()
+        if policy is None:
+            return False
+        if refusal is Refusal.UPSTREAM_RESET:
+            return policy.reset and self.again(lane, unseen=True)
+        asked = policy.connect and not policy.by_default
+        return asked and refusal is Refusal.CONNECT_FAILED and self.again(lane, unseen=True)
 
-    def again(self, lane: Lane) -> bool:
+    def spare(self, upstream: Upstream) -> None:
+        """A connection that its exchange has no use for will serve another. Not where the peer
+        waits for its first byte to find out what it speaks: silence means tcp."""
+        upstream.lane.pool.lend()
+        if self.site.detected and upstream.usable:
+            upstream.abandon()
+        else:
+            upstream.shelve()
+
+    def again(self, lane: Lane, *, unseen: bool = False) -> bool:
         """Whether the request is sent once more, after its try along `lane` came to nothing. Its
-        time runs on."""
-        policy = self.policy()
+        time runs on. `unseen`: no application knows of it."""
+        policy = self.site.retries()
         kept = self._kept
         if policy is None or kept is None or self.response_begun:
             return False
-        tries = len(self._tried) + 1
-        if tries > policy.count:
+        if policy.by_default and (
+            lane.standing is None or not (unseen or self.method in IDEMPOTENT)
+        ):
             return False
-        if not policy.budget.spend(self.plane.now):
-            self.series.spared(self.site.route_name)
+        tries = len(self._tried) + 1
+        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
+        if tries > policy.count or self.plane.now + wait >= self.until:
+            return False
+        if not self.afford(policy.budget):
             return False
         self.series.retried(self.site.route_name)
         self._tried.append(lane.endpoint_id)
         self._upstream = None
+        self.forsake_rival()
         self._ticket += 1
         self._replay(kept)
-        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
         self.plane.loop.call_later(wait, self._retry, self._ticket)
         return True
 
+    def afford(self, budget: Budget) -> bool:
+        """Whether the budget lets a request be sent beyond its first time."""
+        if budget.spend(self.plane.now):
+            return True
+        budget.earn(self.site.source, self.series.ended())
+        if budget.spend(self.plane.now):
+            return True
+        self.series.spared(self.site.route_name)
+        return False
+
     def _replay(self, kept: list[bytes]) -> None:
-        self.out[:0] = kept
+        sent_before = len(self._tried) + int(self._replayed)
+        self.out = [self.marked(b"".join([*kept, *self.out]), sent_before + 1)]
         self._kept = []
         self._kept_bytes = 0
         self.resume(UPSTREAM_FULL)
@@ -168,7 +180,6 @@ class Exchange(Downstream):
     def _retry(self, ticket: int) -> None:
         if ticket != self._ticket:
             return
-        self._delay = None
         lane = self.site.lane(self._tried)
         if isinstance(lane, Refusal):
             self.refuse(lane)
@@ -183,10 +194,21 @@ class Exchange(Downstream):
         else:
             self._attach(upstream, reused=True)
 
+    def _delayed(self, ticket: int) -> None:
+        """The wait of a fault is over, and less time is left."""
+        self._delay = None
+        if ticket == self._ticket:
+            self.out = [self.marked(b"".join(self.out), 0)]
+            self._retry(ticket)
+
+    def serve(self, upstream: Upstream, *, reused: bool) -> None:
+        upstream.serve(self, reused=reused)
+
     def _attach(self, upstream: Upstream, *, reused: bool) -> None:
         self._upstream = upstream
         upstream.serve(self, reused=reused)
         self._flush()
+        self.time_try()
         self.resume(DIALLING)
 
     def _flush(self) -> None:
@@ -216,6 +238,7 @@ class Exchange(Downstream):
             self._delay.cancel()
             self._delay = None
         upstream, self._upstream = self._upstream, None
+        self.forsake_rival()
         if upstream is not None:
             standing = upstream.lane.standing
             if standing is not None and upstream.asked and not self.response_begun:
@@ -249,8 +272,10 @@ class Exchange(Downstream):
         if self.retiring or early or (not self.http11 and upstream.ends_with_connection):
             self.persistent = False
         leg = self.site.leg
-        if leg is not None and leg.response is not None:
-            upstream.lines = leg.response.changed(upstream.lines, self, self.peer)
+        if leg is not None:
+            self.settle(upstream, leg)
+            if leg.response is not None:
+                upstream.lines = leg.response.changed(upstream.lines, self, self.peer)
         if self.site.extra:
             upstream.lines.append(self.site.extra)
             self.site.extra = b""
@@ -269,8 +294,12 @@ class Exchange(Downstream):
 
     def upstream_lost(self, upstream: Upstream, refusal: Refusal, detail: str) -> None:
         """The upstream's connection ended before its answer did."""
-        self._upstream = None
         standing = upstream.lane.standing
+        if self.outlived(upstream):
+            if standing is not None and not upstream.reused:
+                standing.unanswered(self.plane.now)
+            return
+        self._upstream = None
         if self.response_begun:
             if standing is not None:
                 standing.broke_off()
@@ -296,19 +325,11 @@ class Exchange(Downstream):
                 return
         if standing is not None:
             standing.unanswered(self.plane.now)
-        policy = self.policy()
+        policy = self.site.retries()
         reset = refusal is Refusal.UPSTREAM_RESET
         if reset and policy is not None and policy.reset and self.again(upstream.lane):
             return
         self.refuse(refusal, detail)
-
-    def expire(self, now: float) -> None:
-        upstream = self._upstream
-        if self.phase == WAIT and upstream is not None and not self.response_begun:
-            standing = upstream.lane.standing
-            if standing is not None:
-                standing.unanswered(now)
-        super().expire(now)
 
     def tunnel(self, upstream: Upstream, head: bytes, rest: bytes) -> None:
         """The upstream agreed to change protocols: from here on bytes are bytes."""
@@ -328,6 +349,9 @@ class Exchange(Downstream):
         relay.began = self.began
         relay.request = self
         relay.pool = upstream.lane.pool
+        leg = self.site.leg
+        if leg is not None and leg.stream_timeout:
+            relay.end_after(leg.stream_timeout - (time.monotonic() - self.started))
         relay.join(self.transport, upstream.transport)
         if self.site.extra:
             head = head[:-2] + self.site.extra + b"\r\n"
@@ -348,3 +372,5 @@ class Exchange(Downstream):
         super().resume_writing()
         if self._upstream is not None:
             self._upstream.release()
+        if self._rival is not None:
+            self._rival.release()

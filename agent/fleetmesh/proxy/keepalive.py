@@ -11,6 +11,11 @@ PROBES: Final = 3
 INTERVAL: Final = 10  # seconds
 
 
+RETRANSMITS: Final = 2
+"""Times that a kernel has sent the same again without a word from the other side: 0.6 s after the
+first at the least, and more where the way is long."""
+
+
 def keep_alive(sock: socket.socket, idle: float) -> None:
     """Probe after `idle` silent seconds, never for 0. What a listening socket is told, its
     connections inherit, at no cost for each."""
@@ -25,3 +30,12 @@ def keep_alive_dialled(transport: Any, idle: float) -> None:
     sock = transport.get_extra_info("socket")
     if idle > 0 and sock is not None:
         keep_alive(sock, idle)
+
+
+def unacknowledged(transport: Any) -> bool:
+    """Whether the other host's kernel is silent about what it was sent."""
+    sock = transport.get_extra_info("socket")
+    # struct tcp_info: the third byte is tcpi_retransmits.
+    return sock is not None and (
+        sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[2] >= RETRANSMITS
+    )

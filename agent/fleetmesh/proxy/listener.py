@@ -22,7 +22,14 @@ from fleetmesh.proxy.conduit import Conduit, Quiet, Receiver
 from fleetmesh.proxy.detect import hand_over, serve
 from fleetmesh.proxy.dial import peer_uri
 from fleetmesh.proxy.plane import HANDSHAKE_TIMEOUT, Plane
-from fleetmesh.proxy.site import InboundSite, OutboundSite, PassthroughSite, PlainSite, Site
+from fleetmesh.proxy.site import (
+    ExposedSite,
+    InboundSite,
+    OutboundSite,
+    PassthroughSite,
+    PlainSite,
+    Site,
+)
 from fleetmesh.proxy.stream import TlsStream
 from fleetmesh.proxy.tcp import TcpArrival
 
@@ -224,6 +231,23 @@ class PlainArrival(Quiet):
         # An http service gets heads that were judged, so that nobody without a certificate can
         # tell its application of one.
         serve(plane, transport, site, service.protocol, service.port)
+
+
+class ExposedArrival(Quiet):
+    """A connection to a port on which services of this host expose something."""
+
+    __slots__ = ("_plane",)
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+
+    def connection_made(self, transport: Conduit) -> None:
+        plane = self._plane
+        own = transport.get_extra_info("sockname")
+        peer = transport.get_extra_info("peername")
+        port = own[1] if own else 0
+        site = ExposedSite(plane, port, bool(own and peer and own[0] == peer[0]))
+        serve(plane, transport, site, Protocol.HTTP, port)
 
 
 def _tls_refusal(error: ssl.SSLError) -> Refusal:

@@ -8,19 +8,20 @@ import os
 import random
 import ssl
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from fleetmesh.core.lane import Lane
-from fleetmesh.core.outlier import Outliers
+from fleetmesh.core.lane import DEFAULTS, Lane
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table, dropped
 from fleetmesh.core.trace import Marker, Tracing
 from fleetmesh.model.record import MAX_PATH, printable
 from fleetmesh.model.refusal import Refusal
+from fleetmesh.model.report import Ejection
 from fleetmesh.proxy.access import AccessLog
+from fleetmesh.proxy.ejections import judge
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.telemetry import Telemetry
 from fleetmesh.settings import HttpSettings, TcpSettings, TracingSettings
@@ -71,7 +72,8 @@ class Held(Protocol):
 class Plane:
     """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
     where no records are kept of requests, `questions` where nobody can be asked whose an address
-    is."""
+    is, `share` where there are no other workers to tell of ejections. `unreachable_after` is the
+    setting of `upstream`."""
 
     __slots__ = (
         "_logged",
@@ -87,9 +89,11 @@ class Plane:
         "marker",
         "now",
         "questions",
+        "share",
         "table",
         "tcp",
         "telemetry",
+        "unreachable_after",
     )
 
     def __init__(
@@ -106,6 +110,8 @@ class Plane:
         self.access = access
         self._random = random.Random()  # noqa: S311 -- shares traffic out, keeps no secret
         self.questions: Questions | None = None
+        self.share: Callable[[list[Ejection]], None] | None = None
+        self.unreachable_after = DEFAULTS.unreachable_after
         self._told_dropped = 0
         self.loop = loop
         self.http = http
@@ -278,10 +284,9 @@ class Plane:
             self._tell_muted()
             for lane in self.table.lanes():
                 self._expire_idle(lane, now)
-            for outliers in self.table.outliers.values():
-                outliers.tick(now)
-                if outliers.news:
-                    _tell(outliers)
+            news = judge(self.table, now)
+            if news and self.share is not None:
+                self.share(news)
         if self.access is not None and self.access.journal:
             self._flush_access()
         self.loop.call_later(SWEEP, self._sweep, round_ + 1)
@@ -302,19 +307,3 @@ class Plane:
         for pool in lane.pools:
             for connection in pool.expired(now):
                 connection.close()
-
-
-def _tell(outliers: Outliers) -> None:
-    """Log which endpoints were ejected and which are back."""
-    news, outliers.news = outliers.news, []
-    for endpoint_id, reason, seconds in news:
-        fields = {"event": "ejected" if reason else "returned", "endpoint": endpoint_id}
-        fields["destination"] = outliers.service
-        if reason:
-            fields["reason"] = reason
-            text = "%s: no requests to %s for %.1f s (%s)"
-            _log.warning(
-                text, outliers.service, endpoint_id, seconds, reason, extra={"fields": fields}
-            )
-        else:
-            _log.info("%s: %s is back", outliers.service, endpoint_id, extra={"fields": fields})

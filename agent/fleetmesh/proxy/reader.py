@@ -39,9 +39,11 @@ UNREAD: Final = 8  # the client has to take its answers first
 class RequestReader(RequestHead):
     """`phase` says what is read next, `out` holds what is to go upstream: the body's bytes, framed
     anew. `persistent`: another request may follow on this connection; with `retiring`, none does.
-    `started` is when the first byte of the request came (monotonic seconds). `patience` is how long
+    `started` is when the first byte of the request came (monotonic seconds). `waits` is how long
     the answer may take to begin after the request's end, `idle_timeout` how long either may pause,
-    in seconds; `limited`: a leg said so. Then `until` is when the whole answer must be out.
+    in seconds; `patience` is the time to the first `look` whether it will, and the whole where
+    nobody looks. `limited`: a leg, or the request, said so. Then `until` is when the whole answer
+    must be out, and never later than `latest`.
     """
 
     __slots__ = (
@@ -53,7 +55,9 @@ class RequestReader(RequestHead):
         "backlog",
         "deadline",
         "idle_timeout",
+        "latest",
         "limited",
+        "look",
         "out",
         "patience",
         "persistent",
@@ -64,6 +68,7 @@ class RequestReader(RequestHead):
         "started",
         "transport",
         "until",
+        "waits",
     )
 
     def __init__(self, plane: Plane) -> None:
@@ -72,10 +77,11 @@ class RequestReader(RequestHead):
         self.phase = IDLE
         self.deadline = plane.now + plane.http.idle_timeout
         self.idle_timeout = plane.http.idle_timeout
-        self.patience = plane.http.request_timeout or plane.http.idle_timeout
+        self.waits = self.patience = plane.http.request_timeout or plane.http.idle_timeout
+        self.look = inf
         self.limited = False
         self._span = 0.0
-        self.until = inf
+        self.until = self.latest = inf
         self.backlog = b""
         self.out: list[bytes] = []
         self.persistent = True
@@ -250,7 +256,8 @@ class RequestReader(RequestHead):
         waits = self.idle_timeout if self.response_begun else self.patience
         self.deadline = self.plane.now + waits
         if self._span:
-            self.until = self.plane.now + self._span
+            self.until = min(self.plane.now + self._span, self.latest)
+            self.deadline = min(self.deadline, self.until)
 
     def limit(self, timeout: float | None, idle_timeout: float | None) -> None:
         """What the current request's leg says in place of the settings, if it says anything.
@@ -261,11 +268,12 @@ class RequestReader(RequestHead):
         waits = http.request_timeout if timeout is None else timeout
         self.idle_timeout = idle_timeout or http.idle_timeout
         if idle_timeout and waits:
-            self.patience = min(waits, idle_timeout)
+            self.waits = min(waits, idle_timeout)
         else:
-            self.patience = waits or self.idle_timeout
+            self.waits = waits or self.idle_timeout
+        self.patience = min(self.waits, self.look)
         self._span = timeout or 0.0
-        self.until = inf
+        self.until = self.latest = inf
         if self.phase != WAIT:
             self.deadline = self.plane.now + self.idle_timeout
             return

@@ -4,10 +4,12 @@ whatever passes through."""
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import Any
 
 from fleetmesh.core.pool import Pool
 from fleetmesh.core.request import RequestHead
+from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
@@ -68,7 +70,8 @@ class End:
 
 class Relay:
     """Two joined connections, the caller's and the destination's, until both directions have ended
-    or neither has carried a byte for `idle_timeout` seconds. `began` (monotonic seconds) is when
+    or neither has carried a byte for `idle_timeout` seconds, or it is `until` (monotonic seconds).
+    `began` (monotonic seconds) is when
     the caller's connection was accepted, `pool` the one that counts the destination's, `request`
     the one that made a tunnel of it."""
 
@@ -86,6 +89,7 @@ class Relay:
         "request",
         "series",
         "site",
+        "until",
     )
 
     def __init__(
@@ -99,11 +103,17 @@ class Relay:
         self.destination = End(self)
         self.idle_timeout = idle_timeout
         self.deadline = plane.now + idle_timeout
+        self.until = inf
         self.began = time.monotonic()
         self.pool: Pool[Any] | None = None
         self.request: RequestHead | None = None
         self._moved = 0
         self._over = False
+
+    def end_after(self, seconds: float) -> None:
+        """It has so many left."""
+        self.until = self.plane.now + seconds
+        self.deadline = min(self.deadline, self.until)
 
     def other(self, end: End) -> End:
         return self.destination if end is self.caller else self.caller
@@ -135,11 +145,14 @@ class Relay:
     def expire(self, now: float) -> None:
         """Idle for the whole time, or alive after all: asking now spares every read a clock."""
         moved = self.caller.received + self.destination.received
-        if moved == self._moved:
+        if self.until <= now:
+            self.plane.refused(self.site, Refusal.STREAM_TIMEOUT, self.peer)
+            self.abort()
+        elif moved == self._moved:
             self.abort()
         else:
             self._moved = moved
-            self.deadline = now + self.idle_timeout
+            self.deadline = min(now + self.idle_timeout, self.until)
 
     def retire(self, now: float) -> None:
         """A stream lives until the drain's own end."""

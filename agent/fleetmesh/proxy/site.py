@@ -9,6 +9,7 @@ from fleetmesh.core.authz import Rules, Verdict
 from fleetmesh.core.faults import FaultRule, Faults
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
+from fleetmesh.core.retry import Policy
 from fleetmesh.core.table import Table, UpstreamEntry
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, Way
@@ -101,6 +102,15 @@ class Site:
         """
         raise NotImplementedError
 
+    def retries(self) -> Policy | None:
+        """When the current request is to be sent again; None: never."""
+        leg = self.leg
+        return None if leg is None else leg.retries
+
+    def stream_timeout(self) -> float:
+        """Seconds that a connection may be relayed for; 0.0 for ever."""
+        return 0.0
+
     def recheck(self, request: RequestHead | None = None) -> bool:
         """Whether the table of the moment permits what was permitted before: the connection, and
         the `request` that is under way on it. `verdict` says why not."""
@@ -152,6 +162,21 @@ class OutboundSite(Site):
         number = self._draw(target, request) if target.draws else 0
         place = target.pick(tried, number, self._serving.now)
         return Refusal.NO_ENDPOINT if place is None else place.lane(self.source, self._ipv6)
+
+    def retries(self) -> Policy | None:
+        """The route's own go before those that its target has by default."""
+        leg = self.leg
+        if leg is not None and leg.retries is not None:
+            return leg.retries
+        entry = self._serving.table.upstreams.get(self.destination)
+        if entry is None:
+            return None
+        target = (self._way or entry.default).target
+        return entry.targets.get(target.id, target).retries
+
+    def stream_timeout(self) -> float:
+        entry = self._serving.table.upstreams.get(self.destination)
+        return 0.0 if entry is None else entry.default.target.stream_timeout
 
     def _choose(self, entry: UpstreamEntry, request: RequestHead) -> Way:
         matcher = entry.matcher
@@ -274,6 +299,44 @@ class InboundSite(ApplicationSite):
         self.verdict = entry.authorizer.decide(self.source)
         self.refusal = None if self.verdict.allowed else Refusal.DENIED
         return self.verdict.allowed
+
+
+class ExposedSite(Site):
+    """From anybody, or a `neighbour` on this host, to what the services here expose on `port`; each
+    request says of which one it wants something."""
+
+    __slots__ = ("_neighbour", "_port", "_way")
+
+    def __init__(self, serving: Serving, port: int, neighbour: bool) -> None:
+        super().__init__(serving, Direction.PLAIN, "", "", "exposed", b"localhost")
+        self.failure = Refusal.APPLICATION_DOWN
+        self._port = port
+        self._neighbour = neighbour
+        self._way: tuple[str, Lane] | None = None
+        self.recheck()
+
+    def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
+        table = self._serving.table
+        if request is not None:
+            self._way = self._wanted(request)
+        entry = table.services.get(self._way[0]) if self._way is not None else None
+        if self._way is None or entry is None:
+            return Refusal.NOT_EXPOSED
+        self.leg = entry.leg
+        return self._way[1]
+
+    def recheck(self, request: RequestHead | None = None) -> bool:
+        exposed = self._serving.table.exposed.get(self._port)
+        self.destination = ", ".join(exposed.services()) if exposed is not None else ""
+        if exposed is None or (request is not None and self._wanted(request) is None):
+            self.refusal = Refusal.NOT_EXPOSED
+            return False
+        self.refusal = None
+        return True
+
+    def _wanted(self, request: RequestHead) -> tuple[str, Lane] | None:
+        exposed = self._serving.table.exposed.get(self._port)
+        return None if exposed is None else exposed.way(request.target, self._neighbour)
 
 
 class PlainSite(ApplicationSite):

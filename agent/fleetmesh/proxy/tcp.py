@@ -59,6 +59,8 @@ class TcpArrival(Quiet):
         series = plane.telemetry.series(site.direction, site.source, site.destination, site.kind)
         series.begin()
         self._relay = Relay(plane, site, series, self.peer, plane.tcp.idle_timeout)
+        if seconds := site.stream_timeout():
+            self._relay.end_after(seconds)
         self._relay.caller.connection_made(transport)
         plane.connections.add(self)
         transport.pause_reading()

@@ -53,7 +53,7 @@ class Answers:
 
 class Series(Tally):
     """The counters of one (direction, source, destination, kind); `answers` by route and status,
-    `retries` by route: those sent, and those that the budget did not allow.
+    `retries` by route, as a RetryCount has them.
 
     An array for each exact status costs less on the path than one for each class beside a count
     of the exact ones, and sums up to the same.
@@ -101,13 +101,29 @@ class Series(Tally):
         answers.buckets[bisect_left(BUCKETS, seconds)] += 1
         answers.seconds += seconds
 
+    def ended(self) -> int:
+        """The exchanges that are over."""
+        by_route = self.answers.values()
+        return sum([sum(one.buckets) for by_status in by_route for one in by_status.values()])
+
     def retried(self, route: str) -> None:
         """A request is sent once more."""
-        self.retries.setdefault(route, [0, 0])[0] += 1
+        self._again(route, 0)
 
     def spared(self, route: str) -> None:
         """It is not, for the budget is spent."""
-        self.retries.setdefault(route, [0, 0])[1] += 1
+        self._again(route, 1)
+
+    def hedged(self, route: str) -> None:
+        """It is sent to another endpoint while it is under way."""
+        self._again(route, 2)
+
+    def won(self, route: str) -> None:
+        """That one was the quicker."""
+        self._again(route, 3)
+
+    def _again(self, route: str, what: int) -> None:
+        self.retries.setdefault(route, [0, 0, 0, 0])[what] += 1
 
 
 class Telemetry:

@@ -242,11 +242,9 @@ class Upstream(ResponseHead):
             self._tell(self.status)
         leg = exchange.site.leg
         if (
-            leg is not None
-            and leg.retries is not None
-            and self.status in leg.retries.statuses
-            and exchange.again(self.lane)
-        ):
+            self.status >= 500
+            or (leg is not None and leg.retries is not None and self.status in leg.retries.statuses)
+        ) and exchange.discards(self):
             # Its content is nobody's: the connection ends with it.
             self._exchange = None
             self._end()

@@ -102,7 +102,8 @@ class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class OutlierSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When an endpoint that fails gets no requests for a while, where its service has others.
 
-    Counts in a row, seconds and a share. `interval` is what the failure rate is taken of;
+    Counts in a row, seconds, a share, and how many times its peers' an endpoint's p90 may be, where
+    it is above `latency_floor`. `interval` is what the failure rate and the p90 are taken of;
     `ejection_time` the first ejection's, which grows by as much with each that follows.
     """
 
@@ -110,6 +111,8 @@ class OutlierSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     consecutive_gateway: Annotated[int, kinds.STREAK] = 3
     consecutive_unanswered: Annotated[int, kinds.STREAK] = 3
     failure_rate: Annotated[float, kinds.SHARE] = 0.2
+    latency_multiple: Annotated[float, kinds.MULTIPLE] = 5.0
+    latency_floor: Timeout = 0.25
     interval: Timeout = 10.0
     ejection_time: Timeout = 5.0
     max_ejection_time: Timeout = 300.0
@@ -119,6 +122,9 @@ class OutlierSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Connections that a worker keeps, for each local service to each endpoint of an upstream, and
     which endpoints get how much. `slow_start`: until a new endpoint has its whole share.
+    `retries` are those of idempotent requests that nobody has said anything about;
+    `unreachable_after`: until a dial is joined by another, or a request that the other host's
+    kernel does not acknowledge goes elsewhere.
 
     Seconds and counts. Peers' sidecars keep idle connections for minutes; of an application
     nothing is known but that five seconds is the shortest keep-alive time in wide use (Node's).
@@ -133,7 +139,12 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_connections: Annotated[int, kinds.WARM] = 0
     retry_budget: Annotated[float, kinds.SHARE] = 0.2
     min_retries_per_second: Annotated[int, kinds.RETRIES] = 3
+    retries: Annotated[int, kinds.TRIES] = 2
+    unreachable_after: Annotated[float, kinds.UNREACHABLE] = 1.0
+    stream_timeout: Annotated[float, kinds.DEADLINE] = 0.0
     slow_start: Annotated[float, kinds.SLOW_START] = 10.0
+    zone_aware: bool = False
+    zone_spill: Annotated[int, kinds.PLACES] = 8
     outlier: OutlierSettings = OutlierSettings()
 
 

@@ -203,6 +203,16 @@ def _share(value: object) -> object:
     return float(value)
 
 
+def _multiple(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
+        return Wrong(f"must be a number, 0 to 1000, not {shown(value)}", "0 is never")
+    return float(value)
+
+
+def _switch(value: object) -> object:
+    return value if isinstance(value, bool) else Wrong(f"must be true or false, not {shown(value)}")
+
+
 def _name(value: object) -> object:
     if isinstance(value, str) and SERVICE_NAME.fullmatch(value):
         if value == "consul" or value.endswith("-sidecar-proxy"):
@@ -236,18 +246,22 @@ BODY_BYTES = _whole("a number of bytes (0: no limit), 0 to 1099511627776", 0, 1 
 IDLE = _whole("a number of connections, 0 to 65535", 0, 65535)
 PLACES = _whole("a number (0: no limit), 0 to 1000000", 0, 1_000_000)
 RETRIES = _whole("a number of retries, 0 to 10000", 0, 10_000)
+TRIES = _whole("a number of retries (0: none), 0 to 10", 0, 10)
 TTL = _whole("a number of seconds, 0 to 3600", 0, 3600)
 STREAK = _whole("a number (0: never), 0 to 10000", 0, 10_000)
+MULTIPLE = Kind("a number (0: never), 0 to 1000", _multiple)
 PERCENT = _whole("a percentage, 0 to 100", 0, 100)
 WARM = _whole("a number of connections, 0 to 1000", 0, 1000)
 HEADERS = _whole("a number of headers, 10 to 1000", 10, 1000)
 WATCHES = _whole("a number of queries, 10 to 1000", 10, 1000)
 RECORDS = _whole("a number of records, 1 to 100000", 1, 100_000)
+SWITCH = Kind("true or false", _switch)
 SHARE = Kind("a share, 0 to 1", _share)
 TIMEOUT = _duration("a duration", 0.1, 86400)
 DETECT = _duration("a duration", 0.01, 60)
 DRAIN = _duration("a duration", 0, 3600)
 DEADLINE = _duration("a duration (0: none)", 0, 86400)
+UNREACHABLE = _duration("a duration (0: never)", 0, 60)
 SLOW_START = _duration("a duration (0: none)", 0, 3600)
 KEEPALIVE = _duration("a duration (0: none)", 0, 32767)
 CONFIRM = _duration("a duration", 5, 3600)

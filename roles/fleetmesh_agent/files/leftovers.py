@@ -1,5 +1,5 @@
-"""Print, as a JSON list, what is left of fleetmesh on this host. The argument is Consul's address,
-which is asked for registrations if it answers, with the token in CONSUL_HTTP_TOKEN."""
+"""Print, as a JSON list, what is left of fleetmesh on this host. (Of what was registered with
+Consul, registrations.py makes sure.)"""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import json
 import os
 import pwd
 import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,28 +59,11 @@ def accounts() -> Iterator[str]:
         yield f"{kind} fleetmesh"
 
 
-def registrations(consul: str) -> Iterator[str]:
-    token = os.environ.get("CONSUL_HTTP_TOKEN")
-    # The address is the operator's own setting.
-    request = urllib.request.Request(  # noqa: S310
-        f"{consul}/v1/agent/services", headers={"X-Consul-Token": token} if token else {}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
-            services = json.load(answer)
-    except OSError:
-        return
-    for service_id, service in services.items():
-        if (service.get("Meta") or {}).get("managed-by") == "fleetmesh":
-            yield f"registration {service_id}"
-
-
-def leftovers(consul: str) -> Iterator[str]:
+def leftovers() -> Iterator[str]:
     if "table inet fleetmesh" in output("nft", "list", "tables", "inet").splitlines():
         yield "nftables table inet fleetmesh"
     yield from units()
     yield from processes()
-    yield from registrations(consul)
     if "/run/fleetmesh/" in Path("/proc/net/unix").read_text():
         yield "a socket in /run/fleetmesh"
     yield from accounts()
@@ -90,4 +71,4 @@ def leftovers(consul: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(list(leftovers(sys.argv[1]))))
+    print(json.dumps(list(leftovers())))

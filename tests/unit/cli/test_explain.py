@@ -182,7 +182,7 @@ def test_the_walk_in_words() -> None:
         f"    intention  allows: allow web => api, precedence 9 [{LISTED}]",
         "    timeout    2 s (route)",
         "    idle       300 s (settings: http.idle_timeout)",
-        "    retries    2 after a reset before the answer",
+        "    retries    2 after a reset before the answer (route)",
         "    request    + x-v: 1",
         "    response   remove server",
     ]

@@ -11,6 +11,7 @@ from fleetmesh.core.outlier import (
     FRESH,
     GATEWAY,
     JITTER,
+    LATENCY,
     LEAST,
     PROBE,
     STEADY,
@@ -291,3 +292,67 @@ def test_quick_failures_make_nobody_quick_and_slow_ones_slow() -> None:
     one.waited(15.0, 1.0)
     assert one.latency.estimate(1.0) == 15.0
     assert one.failures == 2
+
+
+def slow(found: Outliers, *seconds: float, total: int = VOLUME) -> None:
+    """Each takes so long, and one answer in ten a hundred times as long as that."""
+    for one, usual in zip(found.standings, seconds, strict=True):
+        for at in range(total):
+            one.answered(200, usual * (100 if at % 10 == 9 else 1), 1.0)
+
+
+def test_whose_slow_end_stands_far_above_its_peers_is_ejected() -> None:
+    found = outliers()
+    slow(found, 0.05, 0.5, 0.04, 0.06)
+    found.tick(20.0)
+    assert out(found) == [LATENCY]
+    assert found.standings[1].out
+
+
+def test_latency_ejects_nobody_where_all_are_slow_or_quick_enough_or_little_is_asked() -> None:
+    for seconds, total in (((0.5, 1.2, 0.6, 0.9), 50), ((0.001, 0.02, 0.001, 0.001), 50)):
+        found = outliers()
+        slow(found, *seconds, total=total)
+        found.tick(20.0)
+        assert out(found) == []
+    found = outliers()
+    slow(found, 0.05, 0.5, 0.04, 0.06, total=49)
+    found.tick(20.0)
+    slow(found, 0.05, 0.05, 0.04, 0.06)
+    found.tick(30.0)
+    assert out(found) == []
+    found = outliers(settings=replace(SETTINGS, latency_multiple=0.0))
+    slow(found, 0.05, 5.0, 0.04, 0.06)
+    found.tick(20.0)
+    assert out(found) == []
+
+
+def test_a_probe_must_be_as_quick_as_was_missed() -> None:
+    found = outliers()
+    slow(found, 0.05, 0.5, 0.04, 0.06)
+    found.tick(20.0)
+    one = found.standings[1]
+    assert one.admits(ANY, one.until)
+    one.answered(200, 0.4, one.until)
+    assert (one.state, one.reason) == (EJECTED, LATENCY)
+    assert one.admits(ANY, one.until)
+    one.answered(200, 0.2, one.until)
+    assert one.state == FRESH
+
+
+def test_what_other_workers_found_holds_and_is_no_news() -> None:
+    found = outliers()
+    found.heard("node1/api", FAILED, 7.0, 100.0)
+    one = found.standings[1]
+    assert (one.state, one.reason, one.until) == (EJECTED, FAILED, 107.0)
+    assert found.unsteady
+    found.heard("node1/api", PROBE, 12.0, 107.0)
+    assert (one.reason, one.until, one.times) == (FAILED, 119.0, 2)
+    found.heard("nobody/api", FAILED, 7.0, 100.0)
+    found.heard("node2/api", FAILED, 7.0, 107.0)
+    found.heard("node3/api", FAILED, 7.0, 107.0)
+    assert out(found) == [FAILED, FAILED]  # half of them, and no more
+    found.heard("node1/api", "", 0.0, 110.0)
+    found.heard("node0/api", "", 0.0, 110.0)
+    assert [one.state for one in found.standings] == [STEADY, FRESH, EJECTED, STEADY]
+    assert (found.news, found.counts) == ([], {})

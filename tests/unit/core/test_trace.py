@@ -233,7 +233,7 @@ def test_without_tracing_fields_pass_as_they_came() -> None:
 def test_a_head_forgets_the_one_before() -> None:
     head = head_of((b"traceparent", VALID), (b"b3", b"1"), (b"x-request-id", b"1"))
     head.begin_head()
-    assert (head.traceparent, head.tracestate, head.request_id, head.b3) == (b"", b"", b"", None)
+    assert (head.traceparent, head.tracestate, head.request_id, head.noted) == (b"", b"", b"", None)
 
 
 def test_routes_still_see_what_is_held_back() -> None:

@@ -6,8 +6,16 @@ import pytest
 from msgspec.structs import replace
 from tests.support.answers import NOON, TRUST, chain, instance, leaf
 
-from fleetmesh.model.snapshot import Snapshot
-from fleetmesh.model.traffic import Endpoint, Health, Limits, PassiveHealth, Protocol, Upstream
+from fleetmesh.model.snapshot import ExposedPath, Snapshot
+from fleetmesh.model.traffic import (
+    Endpoint,
+    Health,
+    Limits,
+    PassiveHealth,
+    Protocol,
+    Tries,
+    Upstream,
+)
 from fleetmesh.plan.addresses import owner
 from fleetmesh.plan.answers import (
     Check,
@@ -25,9 +33,10 @@ from fleetmesh.plan.defaults import (
     UpstreamDefaults,
     UpstreamLimits,
 )
+from fleetmesh.plan.exposed import Rerouted
 from fleetmesh.plan.observed import Observed
 from fleetmesh.plan.subsets import ServiceResolver
-from fleetmesh.settings import ServiceSettings, Settings
+from fleetmesh.settings import ServiceSettings, Settings, UpstreamSettings
 
 SETTINGS = Settings(address="10.0.0.1", services=(ServiceSettings(name="web", port=8080),))
 
@@ -387,18 +396,64 @@ def test_defaults_reach_local_services_and_calls() -> None:
     assert [w.path for w in result.warnings] == ["service-defaults/web: RateLimits"]
 
 
+def test_meta_of_a_service_says_how_it_is_tried() -> None:
+    said = {"retries": "0", "per-try-timeout": "250ms", "stream-timeout": "1h", "hedge": "true"}
+    meta = {f"fleetmesh-{key}": value for key, value in said.items()}
+    seen = observed(instance(), service_defaults=(ServiceDefaults("api", meta=meta),))
+    assert api(seen).target.tries == Tries(0, 0.25, True, 3600.0)
+    assert compiled(seen).warnings == ()
+    wrong = ServiceDefaults("api", meta={"fleetmesh-hedge": "yes", "fleetmesh-retries": "11"})
+    seen = observed(instance(), service_defaults=(wrong,))
+    assert api(seen).target.tries == Tries()
+    assert len(compiled(seen).warnings) == 2
+
+
 def test_meta_of_a_service_chooses_its_balancing_where_no_resolver_does() -> None:
-    entry = ServiceDefaults("api", meta={"fleetmesh-balancing": "maglev", "fleetmesh-zone": "x"})
+    entry = ServiceDefaults("api", meta={"fleetmesh-balancing": "maglev", "fleetmesh-zones": "x"})
     seen = observed(instance(), service_defaults=(entry,))
     assert api(seen).target.balancing.policy == "maglev"
     assert [w.path for w in compiled(seen).warnings] == [
-        "service-defaults/api: Meta[fleetmesh-zone]"
+        "service-defaults/api: Meta[fleetmesh-zones]"
     ]
     answered = chain("api")
     (resolver,) = answered.nodes.values()
     chosen = replace(resolver, load_balancer=LoadBalancer(policy="round_robin"))
     chains = {"api": replace(answered, nodes={"opaque": chosen}), "web": chain("web")}
     assert api(replace(seen, chains=chains)).target.balancing.policy == "round_robin"
+
+
+@pytest.mark.parametrize(
+    ("setting", "meta", "preferred"),
+    [
+        (False, None, ""),
+        (True, None, "eu-1a"),
+        (False, "true", "eu-1a"),
+        (True, "false", ""),
+    ],
+)
+def test_the_own_zone_is_preferred_where_somebody_says_so(
+    setting: bool, meta: str | None, preferred: str
+) -> None:
+    entry = ServiceDefaults("api", meta={"fleetmesh-zone-aware": meta} if meta else None)
+    there = instance()
+    there = replace(there, node=replace(there.node, meta={"zone": "eu-1b"}))
+    seen = observed(there, zone="eu-1a", service_defaults=(entry,))
+    settings = replace(SETTINGS, upstream=UpstreamSettings(zone_aware=setting, zone_spill=3))
+    (upstream,) = compiled(seen, settings).snapshot.upstreams
+    assert upstream.target.balancing.local_zone == preferred
+    assert upstream.target.balancing.spill == (3 if preferred else 8)
+    assert upstream.target.endpoints[0].zone == "eu-1b"
+
+
+def test_checks_of_before_are_exposed_until_consul_tells_them_again() -> None:
+    path = ExposedPath(21500, "/up", 8080, "127.0.0.1")
+    seen = observed(rerouted={"web": Rerouted((path,), ("g",))})
+    result = compiled(seen)
+    assert result.snapshot.services[0].exposed == (path,)
+    assert [w.path for w in result.warnings] == ["service-defaults/web: Expose.Checks"]
+    untold = replace(seen, rerouted=None)
+    assert compiled(untold, previous=result.snapshot).snapshot.services[0].exposed == (path,)
+    assert compiled(untold).snapshot.services[0].exposed == ()
 
 
 def test_protocol_that_is_carried_as_tcp_is_told() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from fleetmesh.model.traffic import Limits, PassiveHealth
 from fleetmesh.plan.defaults import Calls, Defaults, Local, ProxyDefaults, ServiceDefaults
+from fleetmesh.plan.exposed import ExposePath
 
 
 def defaults(*services: dict[str, Any], local: str = "web", **everywhere: Any) -> Defaults:
@@ -78,26 +79,32 @@ def test_what_is_not_honoured_is_told_by_name() -> None:
     found = defaults(
         {
             "Name": "web",
-            "Expose": {"Checks": True},
             "EnvoyExtensions": [{"Name": "builtin/lua"}],
             "RateLimits": {"InstanceLevel": {}},
             "UpstreamConfig": {
                 "Overrides": [{"Name": "cart", "EnvoyClusterJSON": "{}"}],
             },
         },
-        {"Name": "elsewhere", "Expose": {"Checks": True}},
+        {"Name": "elsewhere", "RateLimits": {"InstanceLevel": {}}},
         Config={"envoy_tracing_json": "{}"},
-        Expose={"Paths": [{"Path": "/metrics"}]},
     )
     assert [problem.path for problem in found.problems()] == [
         "proxy-defaults/global: Config.envoy_tracing_json",
-        "proxy-defaults/global: Expose",
-        "service-defaults/web: Expose",
         "service-defaults/web: EnvoyExtensions[builtin/lua]",
         "service-defaults/web: RateLimits",
         "service-defaults/web: UpstreamConfig.Overrides[cart].EnvoyClusterJSON",
     ]
     assert defaults(Config={"protocol": "http"}, Expose={}).problems() == ()
+
+
+def test_what_is_exposed_comes_with_the_entry_that_says_so() -> None:
+    everywhere = {"Checks": True, "Paths": [{"ListenerPort": 1, "Path": "/all"}]}
+    own = {"Name": "web", "Expose": {"Paths": [{"ListenerPort": 2, "Path": "/own"}]}}
+    found = defaults(own, Expose=everywhere)
+    expose, place = found.exposed("web")
+    assert (expose.paths, place) == ([ExposePath(2, "/own")], "service-defaults/web")
+    expose, place = found.exposed("api")
+    assert (expose.paths, place) == ([ExposePath(1, "/all")], "proxy-defaults/global")
 
 
 CHECK = {

@@ -100,7 +100,7 @@ async def registrar(
 ) -> AsyncIterator[Registrar]:
     for name in ("INTERVAL", "RETRY", "HEARTBEAT"):
         monkeypatch.setattr(registering, name, 0.01)
-    registrar = Registrar(cast("ConsulClient", consul), lambda: None)
+    registrar = Registrar(cast("ConsulClient", consul), lambda: None, lambda: None)
     registrar.want(WANTED)
     yield registrar
     await registrar.close()

@@ -111,6 +111,17 @@ def by_request(**criteria: Any) -> dict[str, Any]:
     return {**pair, "action": "deny", "precedence": 9, "permissions": [permission]}
 
 
+def test_what_is_exposed_is_listened_for_in_an_export_too(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    document["services"][0]["exposed"] = [{"listener_port": 9555, "path": "/m", "port": 9102}]
+    document["listeners"].append({"kind": "exposed", "service": "web", "port": 9555})
+    plan = read(document, tmp_path)
+    assert isinstance(plan, Plan), plan
+    assert plan.listeners[-1].kind == "exposed"
+    assert ListenerEntry("exposed", "web", port=9555) in exported(plan.snapshot).listeners
+
+
 def test_settings_of_workers(document: dict[str, Any], tmp_path: Path) -> None:
     plan = read(document | {"settings": {"http": {"idle_timeout": 7}}}, tmp_path)
     assert isinstance(plan, Plan)
@@ -132,6 +143,10 @@ def test_settings_of_workers(document: dict[str, Any], tmp_path: Path) -> None:
         (
             lambda d: d["services"][0].update(intentions=[by_request(path_regex="(")]),
             "services[0].intentions[0].permissions[0].path_regex: is no regex of RE2",
+        ),
+        (
+            lambda d: d["listeners"][0].update(kind="exposed", port=9555),
+            "listeners[0].port: web exposes nothing on 9555",
         ),
         (
             lambda d: d["services"][0].update(intentions=[by_request(query=[])]),

@@ -67,6 +67,25 @@ async def test_publication_is_applied_by_every_worker() -> None:
         assert supervisor.serving
 
 
+async def test_an_ejection_is_told_to_every_other_worker_and_to_those_that_start_later() -> None:
+    async with supervised(2) as supervisor:
+        await supervisor.publish(publication(1))
+        first, second = supervisor.workers
+        await first.publish(publication(2, b"eject"))
+        await eventually(lambda: bool(supervisor._ejections.current(0.0)))
+        first_report, second_report = await first.collect(), await second.collect()
+        assert first_report is not None
+        assert second_report is not None
+        assert (opened((first_report,)), opened((second_report,))) == ([0], [1])
+        before = pids(supervisor)
+        second.kill()
+        await eventually(lambda: len(supervisor.workers) == 2 and pids(supervisor) != before)
+        newest = max(supervisor.workers, key=lambda worker: worker.number)
+        async with asyncio.timeout(10):
+            while (report := await newest.collect()) is None or opened((report,)) != [1]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
 async def test_a_workers_question_waits_until_somebody_can_answer_it() -> None:
     """As at a start, when workers serve before there is anything that speaks with Consul."""
     asked = []

@@ -94,6 +94,15 @@ async def test_a_delay_is_a_part_of_the_time_that_a_request_has() -> None:
         assert app.served == 0
 
 
+async def test_the_time_that_is_left_is_told_after_a_delay() -> None:
+    async with called(say=routes(Route("all", timeout=5.0))) as there:
+        await there.inject(fault(delay=1.0))
+        _, _, content = await there.ask("GET /any")
+        fields = {name.lower(): value for name, value in json.loads(content)["fields"]}
+        assert 2000 < int(fields["x-fleetmesh-deadline-ms"]) <= 4000
+        assert "x-fleetmesh-attempts" not in fields
+
+
 async def test_a_delay_ends_with_its_client() -> None:
     app = Scripted()
     async with called(app=app) as there:

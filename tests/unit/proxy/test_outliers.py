@@ -22,7 +22,7 @@ from tests.support.worker import (
 )
 
 from fleetmesh.edge.tls import server_context
-from fleetmesh.model.report import Ejected, EjectionCount
+from fleetmesh.model.report import Ejected, Ejection, EjectionCount
 from fleetmesh.model.traffic import Balancing, Protocol
 from fleetmesh.settings import HttpSettings, OutlierSettings, UpstreamSettings, WorkerSettings
 
@@ -156,6 +156,43 @@ async def test_one_that_is_slow_gets_next_to_nothing() -> None:
         assert running.instances[1].asked - met <= 0.01 * 1200
         assert statuses == [200] * 1200
         assert sorted(times)[1187] < max(5 * usual, 0.2)  # a busy machine's p99 is no constant
+
+
+async def test_workers_heed_what_others_found_and_tell_what_they_find() -> None:
+    async with fleet() as running:
+        worker, told = running.worker, running.instances[3]
+        target = "api.default.dc1"
+        await worker.hear(Ejection(target, 5.0, "node3/api", "5xx", 30.0))
+        await worker.report()
+        await running.ask(200)
+        assert told.asked == 0
+        assert (await running.ejections())[0] == ()
+        await worker.hear(Ejection(target, 5.0, "node3/api", "", 0.0))
+        running.instances[0].status = 503
+        await running.ask(200)
+        async with asyncio.timeout(5):
+            while not worker.shared:
+                await asyncio.sleep(0.1)
+                await worker.report()
+        (found,) = worker.shared
+        assert (found.target, found.endpoint, found.reason) == (target, "node0/api", "gateway")
+        assert 5.0 <= found.seconds <= 6.25
+        assert told.asked > 0
+
+
+async def test_one_that_is_slow_in_its_turn_is_ejected_for_that() -> None:
+    outlier = OutlierSettings(interval=4.0)
+    settings = WorkerSettings(upstream=UpstreamSettings(slow_start=0.5, outlier=outlier))
+    async with fleet(policy="round_robin", settings=settings) as running:
+        running.instances[1].delay = 0.3
+        async with asyncio.timeout(30):
+            while not (await running.ejections())[1]:
+                await running.ask(300)
+        assert (await running.ejections())[1] == (Ejected("api", "node1/api", "latency"),)
+        met = running.instances[1].asked
+        _, times = await running.ask(400)
+        assert running.instances[1].asked == met
+        assert max(times) < 0.3
 
 
 async def test_it_comes_back_by_one_request_and_then_with_all() -> None:

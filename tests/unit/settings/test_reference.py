@@ -22,6 +22,7 @@ from fleetmesh.settings.kinds import (
     KEEPALIVE,
     SLOW_START,
     TIMEOUT,
+    UNREACHABLE,
     Hidden,
     Kind,
     go_duration,
@@ -43,7 +44,7 @@ STRUCTS = (
     settings.OnDemandSettings,
     settings.ServiceSettings,
 )
-DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE, SLOW_START)
+DURATIONS = (TIMEOUT, DRAIN, CONFIRM, DEADLINE, DETECT, KEEPALIVE, SLOW_START, UNREACHABLE)
 
 
 def written(hint: Any) -> str:
