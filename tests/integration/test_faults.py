@@ -116,12 +116,12 @@ def test_the_life_of_a_fault(consul: ConsulServer, mesh: Agent) -> None:
 
 def test_a_fault_ends_although_its_controller_hangs(consul: ConsulServer, mesh: Agent) -> None:
     allow(consul, "*")
-    inject(mesh, seconds=2)
+    inject(mesh, seconds=6)
     assert call("daemon")[0] == 503
     assert mesh.process is not None
     mesh.process.send_signal(signal.SIGSTOP)
     try:
-        time.sleep(3)
+        time.sleep(6.5)
         assert through_the_mesh()
     finally:
         mesh.process.send_signal(signal.SIGCONT)
