@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 from tests.chaos.faults import CALLER, INSTANCES
 from tests.chaos.load import Load
-from tests.chaos.measure import Span
+from tests.chaos.measure import Request, Span
 from tests.chaos.releases import other_release, switch_release
 from tests.support.fleet import Fleet
 from tests.support.hosts import Host
@@ -80,6 +80,10 @@ def run(
             failed = sum(one.failed for one in tuple(load.requests))
             if number % 10 == 9 or failed != account.failed:
                 say(f"{number + 1}: {len(load.requests)} requests, {failed} failed")
+                for one in [one for one in tuple(load.requests) if one.failed][account.failed :][
+                    :5
+                ]:
+                    say(f"    {_told(one, moments)}")
             account.failed = failed
             load.check()
             time.sleep(max(0.0, start + (number + 1) * period - time.monotonic()))
@@ -113,10 +117,11 @@ def _settle(account: Account, load: Load, moments: list[tuple[float, float, str]
     account.failed = len(span.failures)
     account.p50, account.p99 = span.percentile(0.5), span.percentile(0.99)
     account.longest = max(one.ms for one in span.requests)
-    account.failures = [
-        f"due {_after(moments, one.due)}, {one.ms:.0f} ms: {one.status} {one.said}"
-        for one in span.failures
-    ]
+    account.failures = [_told(one, moments) for one in span.failures]
+
+
+def _told(one: Request, moments: list[tuple[float, float, str]]) -> str:
+    return f"due {_after(moments, one.due)}, {one.ms:.0f} ms: {one.status} {one.said}"
 
 
 def _after(moments: list[tuple[float, float, str]], at: float) -> str:

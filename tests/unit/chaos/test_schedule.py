@@ -74,6 +74,6 @@ def test_beside_envoy_the_medians_decide() -> None:
     assert worse(ours, ours) == []
     slower = [dataclasses.replace(ours[0], p99=15.0, late_p99=5.4)]
     assert len(worse(slower, ours)) == 1
-    failing = [dataclasses.replace(ours[0], success=0.99)] * 2 + ours
+    failing = [dataclasses.replace(ours[0], success=0.97)] * 2 + ours
     assert len(worse(failing, ours)) == 1
     assert worse(ours, failing) == []
