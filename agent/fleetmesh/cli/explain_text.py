@@ -133,7 +133,8 @@ def _ends(target: TargetState) -> Iterator[str]:
             )
             if number
         ]
-        yield _row("  at most", " and ".join(limits) + " for each endpoint and worker")
+        waits = f", then {target.queue_wait:g} s in line" if target.queue_wait else ""
+        yield _row("  at most", " and ".join(limits) + " for each endpoint and worker" + waits)
     yield from _endpoints(target.endpoints)
     for spare in target.failover:
         used = "serves now" if spare.id == target.serving else "in reserve"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from fleetmesh.core.line import Lines
+from fleetmesh.core.observer import Observer
 from fleetmesh.core.outlier import Standing
 from fleetmesh.core.pool import Pool
 from fleetmesh.model.traffic import Endpoint, Limits
@@ -22,8 +24,8 @@ class Lane:
     after `session_after` (monotonic seconds). `pool` has the idle connections of HTTP, `streams`
     those that carry TCP streams one after another, where the endpoint `shares` its connections.
     `warmed` says that its first connections are opened, or tried to be, without waiting for a
-    request. `standing` is where it is told what the endpoint did; None where there is no other
-    that could serve in its place.
+    request. `standing` is where it is told what the endpoint did; None where nobody
+    asks: no other could serve in its place, and its application has no limit that adapts.
     """
 
     __slots__ = (
@@ -64,7 +66,7 @@ class Lane:
         self.expected = expected
         self.sni = sni
         self.connect_timeout = connect_timeout
-        self.standing: Standing | None = None
+        self.standing: Observer | None = None
         self.session: Any = None
         self.session_after = 0.0
         self.warmed = False
@@ -108,6 +110,7 @@ class Place:
         "_keeping",
         "_lanes",
         "_limits",
+        "_lines",
         "connect_timeout",
         "endpoint",
         "expected",
@@ -125,6 +128,7 @@ class Place:
     ) -> None:
         self._keeping = keeping
         self._limits = Limits()
+        self._lines: Lines | None = None
         self.endpoint = endpoint
         self.expected = expected
         self.sni = sni
@@ -149,6 +153,7 @@ class Place:
                 keeping=self._keeping,
             )
             lane.limit(self._keeping, self._limits)
+            lane.pool.line = None if self._lines is None else self._lines.of(source)
             lane.standing = self.standing
         return lane
 
@@ -158,11 +163,14 @@ class Place:
         for lane in self._lanes.values():
             lane.standing = standing
 
-    def limit(self, limits: Limits) -> None:
-        if limits != self._limits:
+    def limit(self, limits: Limits, lines: Lines | None = None) -> None:
+        """`lines` are where requests wait for what `limits` do not let through at once."""
+        if limits != self._limits or lines is not self._lines:
             self._limits = limits
-            for lane in self._lanes.values():
+            self._lines = lines
+            for (source, _), lane in self._lanes.items():
                 lane.limit(self._keeping, limits)
+                lane.pool.line = None if lines is None else lines.of(source)
 
     def active(self) -> int:
         """The requests and connections that are under way to it, of all callers."""

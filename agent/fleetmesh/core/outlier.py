@@ -13,6 +13,7 @@ from typing import Final
 
 from fleetmesh.balance.hashing import mixed
 from fleetmesh.balance.latency import Latency
+from fleetmesh.core.observer import Observer
 from fleetmesh.core.tail import Tail, p90, together
 from fleetmesh.model.traffic import PassiveHealth
 from fleetmesh.settings import OutlierSettings
@@ -82,7 +83,7 @@ class Rules:
         self.slow_start = slow_start
 
 
-class Standing:
+class Standing(Observer):
     """One endpoint's. `until` is when an ejection, or the patience with a probe, ends; `since` is
     when it was new or came back. `times` counts the ejections that are not yet forgotten. `tail` is
     kept where latency may eject; `bar` is what a probe's answer must keep to then, 0.0 without one.
@@ -144,6 +145,14 @@ class Standing:
         else:
             self._streaks.pop(GATEWAY, 0)
             self._failed((FAILED,), now)
+
+    def shed(self, seconds: float, now: float) -> None:
+        """No failure, and no reason to send it more."""
+        self.answers += 1
+        if seconds > self.latency.estimate(now):
+            self.latency.observe(seconds, now)
+        if self.state == PROBING:
+            self._well(now, seconds)
 
     def unanswered(self, now: float) -> None:
         """It could not be reached, ended the connection before an answer, or let the time pass."""
@@ -207,6 +216,9 @@ class Standing:
         self.until = now + self._others.rules.seconds
         self._troubled = True
         return True
+
+    def silent(self) -> bool:
+        return self.out and self.reason == UNANSWERED
 
     @property
     def out(self) -> bool:

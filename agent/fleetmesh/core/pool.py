@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Generic, Protocol, TypeVar
 
+from fleetmesh.core.line import Line
+
 _MANY: Final = 1 << 30
 
 
@@ -20,8 +22,10 @@ C = TypeVar("C", bound=Pooled)
 
 class Pool(Generic[C]):
     """The idle connections of one lane, last in, first out: the warmest is reused, the coldest
-    ages out. `active` counts the connections that are lent, `opening` those that are dialled.
+    ages out. `active` counts the connections that are lent, with those that have become `tunnels`,
+    `opening` those that are dialled.
 
+    Who waits in `line` hears of every place that is free again.
     `max_connections`, `max_requests` and `max_pending` are for `full`, 0 for none.
     """
 
@@ -29,6 +33,7 @@ class Pool(Generic[C]):
         "_idle",
         "active",
         "closed",
+        "line",
         "max_age",
         "max_connections",
         "max_idle",
@@ -36,6 +41,7 @@ class Pool(Generic[C]):
         "max_pending",
         "max_requests",
         "opening",
+        "tunnels",
     )
 
     def __init__(
@@ -49,6 +55,8 @@ class Pool(Generic[C]):
         self._idle: list[C] = []
         self.active = 0
         self.opening = 0
+        self.tunnels = 0
+        self.line: Line | None = None
         self.closed = False
         self.max_idle = max_idle
         self.max_idle_seconds = max_idle_seconds
@@ -93,9 +101,17 @@ class Pool(Generic[C]):
         """A connection that was just opened goes out."""
         self.active += 1
 
+    def dialled(self) -> None:
+        """A connection is open, or will not be."""
+        self.opening -= 1
+        if self.line is not None:
+            self.line.freed()
+
     def put(self, connection: C, now: float) -> bool:
         """Take a lent connection back; False: it has no place here, close it."""
         self.active -= 1
+        if self.line is not None:
+            self.line.freed()
         if self.closed or len(self._idle) >= self.max_idle or now - connection.born >= self.max_age:
             return False
         connection.idle_since = now
@@ -105,6 +121,8 @@ class Pool(Generic[C]):
     def lost(self) -> None:
         """A lent connection will not come back."""
         self.active -= 1
+        if self.line is not None:
+            self.line.freed()
 
     def discard(self, connection: C) -> None:
         """An idle connection ended by itself."""
@@ -112,6 +130,11 @@ class Pool(Generic[C]):
             self._idle.remove(connection)
         except ValueError:
             pass
+
+    def idle(self) -> list[C]:
+        """Remove and return all that wait."""
+        idle, self._idle = self._idle, []
+        return idle
 
     def expired(self, now: float) -> list[C]:
         """Remove and return what is past its time."""
@@ -129,5 +152,4 @@ class Pool(Generic[C]):
     def close(self) -> list[C]:
         """Nothing comes back any more; returns what is idle."""
         self.closed = True
-        idle, self._idle = self._idle, []
-        return idle
+        return self.idle()

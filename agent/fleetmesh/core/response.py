@@ -16,6 +16,8 @@ from fleetmesh.core.head import COMMON, Head, drop
 # RFC 9112 section 4. Many leave out the space before an empty reason.
 _STATUS_LINE = re.compile(rb"HTTP/[0-9]\.[0-9] [0-9]{3}(?: [\t\x20-\x7e\x80-\xff]*)?")
 
+OVERLOADED = frozenset({b"x-fleetmesh-overloaded", b"x-envoy-overloaded"})
+
 
 REASON = b"x-fleetmesh-reason"
 """Of an answer that the mesh gives itself: a Refusal's code."""
@@ -115,6 +117,13 @@ class ResponseHead(Head):
                 parts.append(b"Connection: keep-alive\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
+
+    @property
+    def shed(self) -> bool:
+        """A 503 of somebody who is well and has too much to do, as our sidecars and Envoy say."""
+        return self.status == 503 and any(
+            line[: line.find(b":")].lower() in OVERLOADED for line in self.lines
+        )
 
     @property
     def accepts_upgrade(self) -> bool:

@@ -21,6 +21,7 @@ from fleetmesh.model.traffic import (
     HashPolicy,
     Match,
     QueryMatch,
+    RateLimit,
     Retries,
     Route,
     Split,
@@ -38,6 +39,7 @@ PATH_KINDS = ("path_exact", "path_prefix", "path_regex")
 HASH_KINDS = ("header", "cookie", "query", "source_address")
 LIMITS = ("max_connections", "max_pending_requests", "max_concurrent_requests")
 MOST_RETRIES = 100
+LEAST_RATE = 0.001
 WHOLE = 10000  # the weights of all splits of one place, in hundredths of a percent
 # What may stand in a cookie's Path (RFC 6265 section 4.1.1), without what would need quoting.
 _COOKIE_PATH = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
@@ -112,6 +114,19 @@ def _target(target: Target, at: str, known: Collection[str]) -> Iterator[Problem
         limit = getattr(target.limits, name)
         if limit is not None and limit < 1:
             yield Problem(f"{at}.limits.{name}", f"{limit} would let nothing through", "Raise it")
+    wait = target.limits.queue_wait
+    if wait is not None and not 0 <= wait < inf:
+        yield Problem(f"{at}.limits.queue_wait", f"{wait} is no time in seconds")
+
+
+def rate_problems(limit: RateLimit, at: str) -> list[Problem]:
+    found = list(match_problems(limit.match, f"{at}.match"))
+    if not LEAST_RATE <= limit.per_second < inf:
+        rule = f"{limit.per_second:g} requests a second are no rate"
+        found.append(Problem(f"{at}.per_second", rule, f"Give {LEAST_RATE} or more"))
+    if limit.burst < 0:
+        found.append(Problem(f"{at}.burst", f"{limit.burst} would let nothing through", "Raise it"))
+    return found
 
 
 def _hash_policy(policy: HashPolicy, at: str) -> Iterator[Problem]:

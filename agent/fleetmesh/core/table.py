@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from fleetmesh.balance.hashing import digest, mixed
+from fleetmesh.core.admission import Admission, admission
 from fleetmesh.core.authz import Authorizer
 from fleetmesh.core.budget import Budget
 from fleetmesh.core.exposed import Exposed
-from fleetmesh.core.faults import Faults, Hits, counts, kept, linked
+from fleetmesh.core.faults import Faults, Hits, kept, linked
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
+from fleetmesh.core.line import Lines, lines_of
 from fleetmesh.core.outlier import Outliers, Rules, Standing
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
 from fleetmesh.model.fault import Fault
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.model.report import Ejected, Ejection, EjectionCount, FaultCount, UnderWay
+from fleetmesh.model.report import Ejected, Ejection, EjectionCount, UnderWay
 from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -63,11 +65,27 @@ class UpstreamEntry:
 
 class LocalEntry:
     """A service of this host: who may call it and the way to its application, with the leg of
-    every request that takes it. `exposed` are the ways to its other ports that it exposes."""
+    every request that takes it. `exposed` are the ways to its other ports that it exposes.
+    `admission` None lets all requests in."""
 
-    __slots__ = ("application", "authorizer", "exposed", "leg", "service", "spiffe_id")
+    __slots__ = (
+        "admission",
+        "application",
+        "authorizer",
+        "exposed",
+        "leg",
+        "service",
+        "spiffe_id",
+    )
 
-    def __init__(self, service: LocalService, default_allow: bool, application: Lane) -> None:
+    def __init__(
+        self,
+        service: LocalService,
+        default_allow: bool,
+        application: Lane,
+        admission: Admission | None = None,
+    ) -> None:
+        self.admission = admission
         self.service = service
         self.spiffe_id = str(service.spiffe_id)
         self.authorizer = Authorizer(service.intentions, default_allow)
@@ -118,6 +136,7 @@ class Table:
         "faults",
         "generation",
         "hits",
+        "lines",
         "now",
         "outliers",
         "outsiders",
@@ -140,6 +159,7 @@ class Table:
         self.by_destination: dict[tuple[str, int], UpstreamEntry] = {}
         self.by_address: dict[str, UpstreamEntry] = {}
         self.places: dict[PlaceKey, Place] = {}
+        self.lines: dict[OutliersKey, Lines] = {}
         self.outliers: dict[OutliersKey, Outliers] = {}
         self.ejections: dict[tuple[str, str], int] = {}
         self.faults: dict[str, Faults] = {}
@@ -173,14 +193,18 @@ class Table:
 
     def under_way(self) -> tuple[UnderWay, ...]:
         """What goes on at the applications of this host, by service."""
-        pools = [(name, entry.application.pool) for name, entry in self.services.items()]
-        return tuple([UnderWay(name, pool.active + pool.opening) for name, pool in pools])
+        found: list[UnderWay] = []
+        for name, entry in self.services.items():
+            pool = entry.application.pool
+            admission = entry.admission
+            limit = 0.0
+            if admission is not None and admission.concurrency is not None:
+                limit = admission.concurrency.limit
+            found.append(UnderWay(name, pool.active + pool.opening, limit))
+        return tuple(found)
 
     def ejection_counts(self) -> tuple[EjectionCount, ...]:
         return tuple([EjectionCount(*key, count) for key, count in self.ejections.items()])
-
-    def fault_counts(self) -> tuple[FaultCount, ...]:
-        return counts(self.hits)
 
     def end_faults(self) -> None:
         """Strike no further request."""
@@ -211,12 +235,14 @@ def link(
     keeping: UpstreamSettings = DEFAULTS,
     now: float = 0.0,
     seed: int = 0,
+    workers: int = 1,
     faults: tuple[Fault, ...] = (),
 ) -> Table:
     """A table of `snapshot`, with `faults`. What did not change keeps its places, lanes and pools.
 
     `offset` is the worker's number, for pickers; `keeping` is for new pools. `now` is of the clock
     that endpoints' outcomes are told by, `seed` any number, different from caller to caller.
+    `workers` share what an instance may do.
     """
     table = Table(snapshot, generation, now, seed)
     if previous is not None:
@@ -224,9 +250,10 @@ def link(
         table.hits = kept(previous.hits, faults)
     table.faults = linked(faults, table.hits)
     for service in snapshot.services:
-        application = None
+        application = admitted = None
         if previous is not None and (known := previous.services.get(service.name)) is not None:
             application = known.application
+            admitted = known.admission
         if application is None or (application.address, application.port) != (
             service.address,
             service.port,
@@ -234,7 +261,8 @@ def link(
             application = Lane(service.id, service.address, service.port, keeping=keeping)
         application.connect_timeout = service.connect_timeout
         application.pool.limit(service.max_connections, 0, 0)
-        local = LocalEntry(service, snapshot.default_allow, application)
+        admitted = admission(service, application, workers, now, admitted)
+        local = LocalEntry(service, snapshot.default_allow, application, admitted)
         table.services[service.name] = local
         table.by_port[service.port] = local
         before = previous.services.get(service.name) if previous is not None else None
@@ -289,6 +317,8 @@ def _places(
     """The eligible places of `target`; all of them are put down in `table`. Upstreams that share
     a target share its places."""
     expected = str(target.spiffe_id)
+    before = previous.lines if previous is not None else {}
+    lines = lines_of(target, keeping.queue_wait, table.lines, before)
     places: list[Place] = []
     for endpoint in target.endpoints:
         key = (
@@ -308,7 +338,7 @@ def _places(
         if place is None:
             place = Place(endpoint, expected, target.sni, target.connect_timeout, keeping)
         place.endpoint = endpoint
-        place.limit(target.limits)
+        place.limit(target.limits, lines)
         table.places[key] = place
         if endpoint.health is not Health.CRITICAL and endpoint.weight > 0:
             places.append(place)

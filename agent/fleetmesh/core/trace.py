@@ -72,6 +72,14 @@ def read_b3(fields: Mapping[bytes, bytes] | None) -> tuple[bytes, int]:
     return trace_id.rjust(32, b"0"), sampled
 
 
+def under_way(head: RequestHead) -> bool:
+    """Whether its trace began before the one who sends it: somebody has worked for it already."""
+    parent = head.traceparent
+    if not parent:
+        return bool(read_b3(head.noted)[0])
+    return parent[19:35] != parent[36:52]
+
+
 class Marker:
     """Tells the next one what the caller said, as it came."""
 
@@ -114,9 +122,10 @@ class Tracing(Marker):
                 span = self._take(16)
             lines = b"traceparent: " + parent[:36] + span + parent[52:] + b"\r\n" + head.tracestate
         elif not parent and head.noted is None:
-            drawn = self._take(48)
-            flags = b"-03\r\n" if drawn[18:32] >= self._threshold else b"-02\r\n"
-            lines = b"traceparent: 00-" + drawn[:32] + b"-" + drawn[32:] + flags
+            # The first span has the end of the trace's id, as with Zipkin: see `under_way`.
+            drawn = self._take(32)
+            flags = b"-03\r\n" if drawn[18:] >= self._threshold else b"-02\r\n"
+            lines = b"traceparent: 00-" + drawn + b"-" + drawn[16:] + flags
         else:
             lines = self._decide(head)
         if _SANE_ID(head.request_id) is None:
@@ -124,7 +133,7 @@ class Tracing(Marker):
         return lines + b"x-request-id: " + head.request_id + b"\r\n"
 
     def _decide(self, head: RequestHead) -> bytes:
-        state = b""
+        state = span = b""
         parent = continued(head.traceparent.strip(b" \t")) if head.traceparent else None
         if parent is not None:
             trace_id, flags = parent
@@ -134,10 +143,13 @@ class Tracing(Marker):
             flags = 0
             if not trace_id:
                 trace_id = self._take(32)
+                span = trace_id[16:]
                 flags = RANDOM
             if sampled == 1 or (sampled == UNDECIDED and trace_id[18:] >= self._threshold):
                 flags |= SAMPLED
-        return b"traceparent: 00-" + trace_id + b"-" + self._take(16) + _FLAGS[flags] + state
+        return (
+            b"traceparent: 00-" + trace_id + b"-" + (span or self._take(16)) + _FLAGS[flags] + state
+        )
 
     def _uuid(self) -> bytes:
         """Version 4, as Envoy's."""

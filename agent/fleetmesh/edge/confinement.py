@@ -44,6 +44,13 @@ def drop_privileges() -> None:
         raise PrivilegeError("the controller ended meanwhile")
 
 
+def outlive_controller() -> None:
+    """From now on the controller's death is none of this process. Raises PrivilegeError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0) != 0:
+        raise PrivilegeError("the kernel refused to forget the death signal")
+
+
 def keep_freed_memory() -> None:
     """Bulk traffic frees and allocates quarter-megabyte buffers in turns. By default glibc hands
     such blocks back to the kernel each time, and the page faults of getting them again were half of
@@ -52,6 +59,12 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 8 << 20)
+
+
+def open_files() -> int:
+    """How many this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 1 << 30
 
 
 def raise_open_files() -> None:

@@ -90,6 +90,12 @@ class _Figures(Collector):
         yield from _ejections(figures.traffic)
         yield from _faults(figures)
         yield _gauge(
+            "fleetmesh_concurrency_limit",
+            "Requests that an application gets at a time, where that adapts",
+            "destination",
+            ((one.service, one.limit) for one in figures.traffic.under_way if one.limit),
+        )
+        yield _gauge(
             "fleetmesh_certificate_expiry_seconds",
             "Seconds until the served certificate ends",
             "service",

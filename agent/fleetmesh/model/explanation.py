@@ -103,7 +103,8 @@ class TargetState(msgspec.Struct, frozen=True):
     """`serving` is the id of the target whose endpoints are used: its own, that of a failover, or
     none. `sni`, `spiffe_id` and `connect_timeout` are then those of that one. `picks` is the
     endpoint that the request's hash leads to, where one does; `filter` is what instances must
-    fulfil, in Consul's words; `zone` the one whose endpoints are preferred."""
+    fulfil, in Consul's words; `zone` the one whose endpoints are preferred. A request that finds no
+    place waits `queue_wait` seconds."""
 
     id: str
     service: str
@@ -120,6 +121,7 @@ class TargetState(msgspec.Struct, frozen=True):
     picks: str = ""
     max_connections: int = 0
     max_requests: int = 0
+    queue_wait: float = 0.0
     filter: str = ""
     zone: str = ""
 

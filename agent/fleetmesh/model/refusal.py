@@ -29,6 +29,13 @@ class Refusal(enum.Enum):
     NO_ENDPOINT = ("no_endpoint", 503, "no healthy endpoint")
     CONNECT_FAILED = ("connect_failed", 503, "the endpoint could not be reached")
     OVERFLOW = ("overflow", 503, "the endpoint has all the requests or connections it may have")
+    OVERLOADED = ("overloaded", 503, "the application has all the requests that it can do")
+    RATE_LIMITED = ("rate_limited", 429, "more requests came than are allowed in this time")
+    TOO_MANY_CONNECTIONS = (
+        "too_many_connections",
+        503,
+        "the agent has all the connections that it may have",
+    )
     WRONG_PEER = ("wrong_peer", 503, "the endpoint proved another identity than expected")
     UPSTREAM_RESET = ("upstream_reset", 503, "the endpoint closed before it answered")
     UPSTREAM_MALFORMED = ("upstream_malformed", 502, "the answer is not valid HTTP")

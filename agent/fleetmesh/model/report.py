@@ -132,10 +132,12 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
 
 
 class UnderWay(msgspec.Struct, frozen=True, array_like=True):
-    """The exchanges and relayed connections that a service's application has to end yet."""
+    """The exchanges and relayed connections that a service's application has to end yet; `limit`
+    is how many requests it gets at a time at the moment, 0.0 without adaptive concurrency."""
 
     service: str
     count: int
+    limit: float = 0.0
 
 
 class Report(msgspec.Struct, frozen=True):

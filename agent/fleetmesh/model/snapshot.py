@@ -9,7 +9,7 @@ import msgspec
 
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
-from fleetmesh.model.traffic import Protocol, Upstream
+from fleetmesh.model.traffic import Protocol, RateLimit, Upstream
 
 
 class Mode(enum.StrEnum):
@@ -54,7 +54,9 @@ class LocalService(msgspec.Struct, frozen=True):
     service refuses and sends nothing. `upstreams` are the services that it is known to call.
     `connect_timeout` and `request_timeout` (None: no limit) are the application's, in seconds;
     `max_connections` is how many peers may hold to it, 0 without a limit. `exposed` is what of it
-    anybody may ask for without a certificate.
+    anybody may ask for without a certificate. With `adaptive_concurrency` it gets as many HTTP
+    requests at a time as it answers no slower for; of the `rate_limits` of each kind (of the
+    instance, of each caller) the first that matches counts.
     """
 
     name: str
@@ -71,6 +73,8 @@ class LocalService(msgspec.Struct, frozen=True):
     request_timeout: float | None = None
     max_connections: int = 0
     exposed: tuple[ExposedPath, ...] = ()
+    adaptive_concurrency: bool = False
+    rate_limits: tuple[RateLimit, ...] = ()
 
 
 class Outsider(msgspec.Struct, frozen=True):

@@ -81,11 +81,13 @@ class Balancing(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Per caller and worker; None is no limit of Consul's."""
+    """Per caller and worker; None is no limit of Consul's. A request waits `queue_wait` seconds
+    for a place where all are taken, None for as long as the settings say."""
 
     max_connections: int | None = None
     max_pending_requests: int | None = None
     max_concurrent_requests: int | None = None
+    queue_wait: float | None = None
 
 
 class PassiveHealth(msgspec.Struct, frozen=True):
@@ -179,6 +181,18 @@ class Match(msgspec.Struct, frozen=True):
     headers: tuple[FieldMatch, ...] = ()
     query: tuple[QueryMatch, ...] = ()
     methods: tuple[str, ...] = ()
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """Requests a second that an instance of a service takes of all its callers, or of each
+    (`per_caller`), where they `match`; `burst` at once, 0 for those of a second. `name` is told to
+    whoever passes it."""
+
+    name: str
+    per_second: float
+    burst: int = 0
+    match: Match = Match()
+    per_caller: bool = False
 
 
 class FieldChanges(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import ExposedPath, Leaf, LocalService, Snapshot
-from fleetmesh.model.traffic import Protocol, Target, Tries, Upstream
+from fleetmesh.model.traffic import Limits, Protocol, Target, Tries, Upstream
 from fleetmesh.plan.addresses import Destination, destinations_of
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
@@ -60,6 +60,8 @@ def compile_snapshot(
     for service in services:
         if service.protocol is Protocol.TCP:
             warnings += not_for_tcp(service.name, service.intentions)
+            if service.adaptive_concurrency or service.rate_limits:
+                warnings += (_for_http(service.name),)
     return Compiled(
         Snapshot(
             trust_domain=roots.trust_domain.lower(),
@@ -73,7 +75,15 @@ def compile_snapshot(
             outsiders=outsiders(settings, observed),
             refuse_outsiders=settings.without_sidecar is WithoutSidecar.REFUSE,
         ),
-        (*warnings, *defaults.problems(), *more),
+        tuple(dict.fromkeys((*warnings, *defaults.problems(), *more))),
+    )
+
+
+def _for_http(service: str) -> Problem:
+    return Problem(
+        f"service-defaults/{service}",
+        "adaptive concurrency and rates are of HTTP requests, and this service is carried as tcp",
+        "Give it Protocol http",
     )
 
 
@@ -163,6 +173,8 @@ def _local(
         connect_timeout=local.connect_timeout,
         request_timeout=local.request_timeout,
         max_connections=local.max_connections,
+        adaptive_concurrency=local.adaptive_concurrency,
+        rate_limits=local.rate_limits,
     )
 
 
@@ -305,6 +317,20 @@ def _carried_as_tcp(chain: Chain, routed: bool) -> Problem:
     )
 
 
+def _limits(said: Limits, meta: Meta) -> Limits:
+    """What UpstreamConfig says goes before the Meta of the service that is called."""
+
+    def first(one: int | None, other: int | None) -> int | None:
+        return other if one is None else one
+
+    return Limits(
+        first(said.max_connections, meta.max_connections),
+        first(said.max_pending_requests, meta.max_pending_requests),
+        first(said.max_concurrent_requests, meta.max_concurrent_requests),
+        meta.queue_wait,
+    )
+
+
 def _target(
     resolution: Resolution,
     instances: tuple[Instance, ...],
@@ -326,7 +352,7 @@ def _target(
         subset=resolution.subset,
         failover=resolution.failover,
         balancing=resolution.balancing,
-        limits=calls.limits,
+        limits=_limits(calls.limits, meta),
         passive_health=calls.passive_health,
         tries=Tries(meta.retries, meta.per_try_timeout, bool(meta.hedge), meta.stream_timeout),
     )

@@ -13,11 +13,12 @@ from msgspec import field
 from msgspec.structs import replace
 
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.traffic import Balancing, Limits, PassiveHealth
+from fleetmesh.model.traffic import Balancing, Limits, PassiveHealth, RateLimit
 from fleetmesh.plan.chain import DEFAULT_CONNECT_TIMEOUT
 from fleetmesh.plan.exposed import Expose, merged
 from fleetmesh.plan.meta import Meta
 from fleetmesh.plan.meta import read as read_meta
+from fleetmesh.plan.rates import rate_limits
 from fleetmesh.settings import UpstreamSettings
 from fleetmesh.settings.kinds import seconds_of
 
@@ -73,6 +74,8 @@ class Local(msgspec.Struct, frozen=True):
     connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
     request_timeout: float | None = None
     max_connections: int = 0
+    adaptive_concurrency: bool = False
+    rate_limits: tuple[RateLimit, ...] = ()
 
 
 class Calls(msgspec.Struct, frozen=True):
@@ -119,7 +122,13 @@ class Defaults:
                 entry.max_inbound_connections or _number(self._config, "max_inbound_connections"),
                 0,
             ),
+            adaptive_concurrency=bool(self.meta(service)[0].adaptive_concurrency),
+            rate_limits=self._rates(entry)[0],
         )
+
+    def _rates(self, entry: ServiceDefaults) -> tuple[tuple[RateLimit, ...], tuple[Problem, ...]]:
+        meta, _ = self.meta(entry.name)
+        return rate_limits(entry.rate_limits, meta, f"service-defaults/{entry.name}")
 
     def meta(self, service: str) -> tuple[Meta, tuple[Problem, ...]]:
         """What the entry of `service` says in its Meta, to its callers and to its own host."""
@@ -210,13 +219,13 @@ class Defaults:
             entry = self._services.get(name)
             if entry is not None:
                 found += _of_service(entry, f"service-defaults/{name}")
+                found += self.meta(name)[1]
+                found += self._rates(entry)[1]
         return tuple(found)
 
 
 def _of_service(entry: ServiceDefaults, where: str) -> list[Problem]:
     found = _extensions(where, entry.envoy_extensions)
-    if entry.rate_limits:
-        found.append(_not_applied(f"{where}: RateLimits"))
     config = entry.upstream_config or UpstreamConfig()
     places = {f"Overrides[{one.name}]": one for one in config.overrides or ()}
     if config.defaults is not None:

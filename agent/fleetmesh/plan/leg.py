@@ -139,6 +139,7 @@ def target_state(
         serving = next(within, said.id)
     server = known.get(serving, said)
     lane = place.lane(source, ipv6) if place is not None else None
+    line = lane.pool.line if lane is not None else None
     return TargetState(
         id=said.id,
         service=said.service,
@@ -162,6 +163,7 @@ def target_state(
         picks=_picks(target, server, head),
         max_connections=lane.pool.max_connections if lane is not None else 0,
         max_requests=lane.pool.max_requests if lane is not None else 0,
+        queue_wait=line.patience if line is not None else 0.0,
     )
 
 

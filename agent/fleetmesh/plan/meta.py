@@ -15,6 +15,8 @@ import msgspec
 
 from fleetmesh.balance import PICKERS
 from fleetmesh.model.problem import Problem
+from fleetmesh.model.traffic import RateLimit
+from fleetmesh.plan.rates import BY_PATH
 from fleetmesh.settings import kinds
 from fleetmesh.settings.decode import suggestion
 from fleetmesh.settings.kinds import Kind, Wrong
@@ -27,8 +29,9 @@ _DECIMAL: Final = re.compile(r"[0-9]{1,20}\.[0-9]{1,20}")
 class Meta(msgspec.Struct, frozen=True, rename="kebab"):
     """A field is a key of Meta behind `PREFIX`; None where the entry does not have it.
 
-    `allow_faults` are the callers whose requests to the service may be made to fail on purpose. All
-    others are for the calls of the service; those from `retries` on are a Target's `tries`.
+    Those up to `queue_wait` are for the calls of the service, and from `retries` to `hedge` a
+    Target's `tries`; the others are for its own host. `allow_faults` are the callers whose requests
+    to the service may be made to fail on purpose.
     """
 
     balancing: Annotated[str, kinds.choice(PICKERS)] | None = None
@@ -38,6 +41,16 @@ class Meta(msgspec.Struct, frozen=True, rename="kebab"):
     per_try_timeout: Annotated[float, kinds.DEADLINE] | None = None
     stream_timeout: Annotated[float, kinds.DEADLINE] | None = None
     hedge: Annotated[bool, kinds.SWITCH] | None = None
+    max_connections: Annotated[int, kinds.BURST] | None = None
+    max_pending_requests: Annotated[int, kinds.BURST] | None = None
+    max_concurrent_requests: Annotated[int, kinds.BURST] | None = None
+    queue_wait: Annotated[float, kinds.DEADLINE] | None = None
+    adaptive_concurrency: Annotated[bool, kinds.SWITCH] | None = None
+    rate_limit: Annotated[float, kinds.RATE] | None = None
+    rate_limit_burst: Annotated[int, kinds.BURST] | None = None
+    rate_limit_paths: Annotated[tuple[RateLimit, ...], BY_PATH] | None = None
+    caller_rate_limit: Annotated[float, kinds.RATE] | None = None
+    caller_rate_limit_burst: Annotated[int, kinds.BURST] | None = None
 
 
 def read(meta: Mapping[str, str] | None, place: str) -> tuple[Meta, tuple[Problem, ...]]:

@@ -174,6 +174,7 @@ class _Completion:
         self._check_names()
         self._check_routes()
         self._check_intentions()
+        self._check_rates()
         self._check_listeners()
         services = tuple(
             self._service(f"services[{number}]", service, tuple(roots))
@@ -220,6 +221,13 @@ class _Completion:
                     where = f"services[{number}].intentions[{at}].permissions[{which}]"
                     for problem in route_rules.permission_problems(permission, where):
                         self._wrong(problem.path, problem.rule, problem.remedy)
+
+    def _check_rates(self) -> None:
+        for number, service in enumerate(self._file.services):
+            for at, limit in enumerate(service.rate_limits):
+                where = f"services[{number}].rate_limits[{at}]"
+                for problem in route_rules.rate_problems(limit, where):
+                    self._wrong(problem.path, problem.rule, problem.remedy)
 
     def _check_listeners(self) -> None:
         file = self._file

@@ -24,6 +24,10 @@ FATAL = frozenset(
     }
 )
 
+SHED = frozenset({Refusal.OVERFLOW, Refusal.OVERLOADED, Refusal.TOO_MANY_CONNECTIONS})
+"""Nothing is broken: whoever sees it neither ejects nor asks again, as with x-envoy-overloaded."""
+LATER = frozenset({Refusal.OVERLOADED, Refusal.RATE_LIMITED})
+
 
 def status_of(refusal: Refusal, site: Site) -> int:
     """The status code that goes out."""
@@ -49,6 +53,8 @@ def answer(refusal: Refusal, site: Site, *, head_only: bool, keep_alive: bytes) 
         (
             b"HTTP/1.1 %d %b\r\n" % (status, PHRASES.get(status, b"")),
             b"Content-Type: application/json\r\nx-fleetmesh-reason: %b\r\n" % refusal.code.encode(),
+            b"x-fleetmesh-overloaded: true\r\n" if refusal in SHED else b"",
+            site.later if refusal in LATER else b"",
             allow if refusal is Refusal.CONNECT_METHOD else b"",
             site.fault.line if site.fault is not None else b"",
             b"Content-Length: %d\r\n" % len(content),

@@ -11,12 +11,14 @@ import msgspec
 from fleetmesh.core.lane import Lane
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.conduit import Receiver
+from fleetmesh.proxy.crowd import OUT_OF_FILES, release_idle
 from fleetmesh.proxy.keepalive import keep_alive_dialled
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.stream import TlsStream
 
 MAX_ATTEMPTS = 3
+_OWN = frozenset({Refusal.NO_IDENTITY, Refusal.TOO_MANY_CONNECTIONS})  # no endpoint's fault
 SESSION_PAUSE = 60.0
 """Seconds until a lane takes another TLS session to resume."""
 
@@ -87,9 +89,11 @@ async def dial(
     An endpoint that failed is dialled again only if it accepted the connection before it
     dropped it, as a restarting agent does, and there is no other. One that is silent for
     `plane.unreachable_after` is joined by the next: the first connection counts, and another that
-    comes after all is `spare`.
+    comes after all is `spare`. Where no file can be opened, connections that wait for a next
+    request are given up, once.
     """
     dials = _Dials(plane, site, make, streams, [*tried, lane.endpoint_id])
+    released = False
     while True:
         patience = plane.unreachable_after
         if lane.standing is not None and 0.0 < patience < lane.connect_timeout:
@@ -99,6 +103,13 @@ async def dial(
             failure = await _open(plane, lane, protocol, streams)
         if failure is None:
             return lane, protocol
+        if failure.refusal is Refusal.TOO_MANY_CONNECTIONS:
+            # No endpoint is to blame, and none would be reached.
+            if released or not release_idle(plane):
+                return lane, failure
+            released = True
+            await asyncio.sleep(0)
+            continue
         _tell(plane, lane, failure)
         onwards = dials.onwards(failure.dropped)
         if onwards is None:
@@ -107,7 +118,7 @@ async def dial(
 
 
 def _tell(plane: Plane, lane: Lane, failure: Failure) -> None:
-    if lane.standing is not None and failure.refusal is not Refusal.NO_IDENTITY:
+    if lane.standing is not None and failure.refusal not in _OWN:
         lane.standing.unanswered(plane.now)
 
 
@@ -191,7 +202,7 @@ class _Dials(Generic[P]):
         try:
             return await _open(self._plane, lane, protocol, self._streams)
         finally:
-            lane.pool.opening -= 1
+            lane.pool.dialled()
 
 
 async def _dial_late(
@@ -217,6 +228,8 @@ async def _open(plane: Plane, lane: Lane, protocol: Receiver, streams: bool) -> 
     except WrongPeerError as wrong:  # compiled, a name has one type in a function
         return Failure(Refusal.WRONG_PEER, str(wrong))
     except (OSError, ValueError) as error:  # ssl.SSLError is the one, a bad SNI the other
+        if isinstance(error, OSError) and error.errno in OUT_OF_FILES:
+            return Failure(Refusal.TOO_MANY_CONNECTIONS, "no file descriptor is left")
         return Failure(None, str(error), dropped=not isinstance(error, ConnectionRefusedError))
 
 

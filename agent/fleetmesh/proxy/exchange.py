@@ -17,17 +17,18 @@ from fleetmesh.core.request import IDEMPOTENT
 from fleetmesh.core.retry import pause
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.dial import dial
-from fleetmesh.proxy.hedging import Hedging
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
+from fleetmesh.proxy.tunnel import WebSocketRelay
+from fleetmesh.proxy.turn import Turns, crowded, elsewhere
 from fleetmesh.proxy.upstream import Upstream
 
 KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nobody takes it
 
 
-class Exchange(Hedging):
+class Exchange(Turns):
     """`_kept_bytes` are how much of the request is kept; `_replayed`: it was sent again because a
     kept connection had closed. `_delay` ends the wait of a fault."""
 
@@ -50,10 +51,15 @@ class Exchange(Hedging):
         if isinstance(lane, Refusal):
             self.refuse(lane)
             return
-        pool = lane.pool
-        if pool.max_requests and pool.full(pool.max_requests):
-            self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
-            return
+        waits = False
+        if lane.pool.max_requests and crowded(lane):
+            other = elsewhere(site, lane, ())
+            if other is not None:
+                lane = other
+            elif self.may_wait(lane):
+                waits = True
+            else:
+                return
         leg = site.leg
         if leg is not None or self.noted is not None:
             if not self.prepare(leg):
@@ -67,12 +73,23 @@ class Exchange(Hedging):
         self._replayed = False
         if self._tried:
             self._tried = []
-        upstream = pool.take(self.plane.now)
+        if waits:
+            self.wait(lane)
+            return
+        upstream = lane.pool.take(self.plane.now)
         if upstream is None:
             self._dial(lane)
         else:
             self._upstream = upstream
             upstream.serve(self, reused=True)
+
+    def placed(self, lane: Lane) -> None:
+        self._turn = None
+        upstream = lane.pool.take(self.plane.now)
+        if upstream is None:
+            self._dial(lane)
+        else:
+            self._attach(upstream, reused=True)
 
     def reached(self, lane: Lane) -> None:
         """It was tried to dial this one."""
@@ -97,7 +114,7 @@ class Exchange(Hedging):
                 spare=self.spare,
             )
         finally:
-            pool.opening -= 1
+            pool.dialled()
         if ticket == self._ticket:
             self.reached(lane)
         if isinstance(outcome, Upstream):
@@ -146,10 +163,7 @@ class Exchange(Hedging):
         ):
             return False
         tries = len(self._tried) + 1
-        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
-        if tries > policy.count or self.plane.now + wait >= self.until:
-            return False
-        if not self.afford(policy.budget):
+        if tries > policy.count or not self.afford(policy.budget):
             return False
         self.series.retried(self.site.route_name)
         self._tried.append(lane.endpoint_id)
@@ -157,6 +171,7 @@ class Exchange(Hedging):
         self.forsake_rival()
         self._ticket += 1
         self._replay(kept)
+        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
         self.plane.loop.call_later(wait, self._retry, self._ticket)
         return True
 
@@ -180,19 +195,21 @@ class Exchange(Hedging):
     def _retry(self, ticket: int) -> None:
         if ticket != self._ticket:
             return
+        if time.monotonic() >= self.until:
+            self.refuse(Refusal.REQUEST_TIMEOUT)
+            return
         lane = self.site.lane(self._tried)
         if isinstance(lane, Refusal):
             self.refuse(lane)
             return
-        pool = lane.pool
-        if pool.max_requests and pool.full(pool.max_requests):
-            self.refuse(Refusal.OVERFLOW, f"{lane.address}:{lane.port}")
-            return
-        upstream = pool.take(self.plane.now)
-        if upstream is None:
-            self._dial(lane)
-        else:
-            self._attach(upstream, reused=True)
+        if crowded(lane):
+            other = elsewhere(self.site, lane, self._tried)
+            if other is None:
+                if self.may_wait(lane):
+                    self.wait(lane)
+                return
+            lane = other
+        self.placed(lane)
 
     def _delayed(self, ticket: int) -> None:
         """The wait of a fault is over, and less time is left."""
@@ -237,6 +254,8 @@ class Exchange(Hedging):
         if self._delay is not None:
             self._delay.cancel()
             self._delay = None
+        if self._turn is not None:
+            self.leave_line()
         upstream, self._upstream = self._upstream, None
         self.forsake_rival()
         if upstream is not None:
@@ -345,16 +364,19 @@ class Exchange(Hedging):
         if self.write_paused:
             upstream.hold()
         idle_timeout = self.idle_timeout
-        relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
+        kind: type[Relay] = WebSocketRelay if self.upgrade.lower() == b"websocket" else Relay
+        relay = kind(self.plane, self.site, self.series, self.peer, idle_timeout)
         relay.began = self.began
         relay.request = self
         relay.pool = upstream.lane.pool
+        relay.pool.tunnels += 1
         leg = self.site.leg
         if leg is not None and leg.stream_timeout:
             relay.end_after(leg.stream_timeout - (time.monotonic() - self.started))
         relay.join(self.transport, upstream.transport)
         if self.site.extra:
             head = head[:-2] + self.site.extra + b"\r\n"
+        relay.passed(early, rest)
         self.transport.write(head + rest)
         if early:
             upstream.transport.write(early)

@@ -92,7 +92,7 @@ class Hedging(Tries):
                 spare=self.spare,
             )
         finally:
-            pool.opening -= 1
+            pool.dialled()
         if not isinstance(outcome, Upstream):
             return
         wanted = ticket == self._ticket and self._unanswered() and bool(self._kept)

@@ -73,7 +73,7 @@ class Plane:
     """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
     where no records are kept of requests, `questions` where nobody can be asked whose an address
     is, `share` where there are no other workers to tell of ejections. `unreachable_after` is the
-    setting of `upstream`."""
+    setting of `upstream`; `most_connections` are accepted at a time."""
 
     __slots__ = (
         "_logged",
@@ -87,6 +87,7 @@ class Plane:
         "identities",
         "loop",
         "marker",
+        "most_connections",
         "now",
         "questions",
         "share",
@@ -120,6 +121,7 @@ class Plane:
         self.identities: Mapping[str, Identity] = {}
         self.telemetry = Telemetry()
         self.connections: set[Held] = set()
+        self.most_connections = 1 << 30
         self.draining = False
         self.now = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -126,6 +126,9 @@ class Relay:
         destination.set_protocol(self.destination)
         self.start()
 
+    def passed(self, from_caller: bytes, from_destination: bytes) -> None:
+        """What went through before they were joined."""
+
     def start(self) -> None:
         """Both ends have their transports; the series counts the connection already."""
         self.plane.connections.add(self)
@@ -141,6 +144,8 @@ class Relay:
         self.plane.connections.discard(self)
         if self.pool is not None:
             self.pool.lost()
+            if self.request is not None:
+                self.pool.tunnels -= 1
 
     def expire(self, now: float) -> None:
         """Idle for the whole time, or alive after all: asking now spares every read a clock."""
@@ -161,6 +166,10 @@ class Relay:
         if not self.site.recheck(self.request):
             self.plane.cut(self.site, self.peer, self.request)
             self.abort()
+
+    def part(self) -> None:
+        """End it as politely as what it carries allows: of bytes nobody knows."""
+        self.abort()
 
     def abort(self) -> None:
         for end in (self.caller, self.destination):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Protocol
 
@@ -44,7 +45,8 @@ class Site:
     of it. `extra` are lines for the head of the current answer, `fault` is what the current request
     suffers of what was injected. `detected`: the protocol was
     found out from the first bytes; `sni` is the name in them where they were TLS. `identity` is
-    the SPIFFE ID that the caller has proved.
+    the SPIFFE ID that the caller has proved. `later` are the lines of a refusal that say when to
+    come again.
     """
 
     __slots__ = (
@@ -59,6 +61,7 @@ class Site:
         "fault",
         "identity",
         "kind",
+        "later",
         "leg",
         "refusal",
         "route_name",
@@ -90,6 +93,7 @@ class Site:
         self.sni = ""
         self.identity = ""
         self.route_name = ""
+        self.later = b""
         self.leg: Leg | None = None
         self.extra = b""
         self.fault: FaultRule | None = None
@@ -250,6 +254,12 @@ class ApplicationSite(Site):
         if entry is None:
             return Refusal.APPLICATION_DOWN
         self.leg = entry.leg
+        admission = entry.admission
+        if admission is not None and request is not None:
+            refusal = admission.judge(self.source, request, time.monotonic())
+            if refusal is not None:
+                self.later = admission.lines
+                return refusal
         return entry.application
 
 

@@ -13,6 +13,7 @@ from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.relay import End, Relay
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.stream import TlsStream
+from fleetmesh.proxy.turn import crowded_for_streams, elsewhere
 
 
 class TcpArrival(Quiet):
@@ -52,10 +53,13 @@ class TcpArrival(Quiet):
             plane.refused(site, lane, self.peer)
             transport.abort()
             return
-        if lane.pool.full(lane.pool.max_connections):
-            plane.refused(site, Refusal.OVERFLOW, self.peer, f"{lane.address}:{lane.port}")
-            transport.abort()
-            return
+        if crowded_for_streams(lane):
+            other = elsewhere(site, lane, (), stream=True)
+            if other is None:
+                plane.refused(site, Refusal.OVERFLOW, self.peer, f"{lane.address}:{lane.port}")
+                transport.abort()
+                return
+            lane = other
         series = plane.telemetry.series(site.direction, site.source, site.destination, site.kind)
         series.begin()
         self._relay = Relay(plane, site, series, self.peer, plane.tcp.idle_timeout)
@@ -79,7 +83,7 @@ class TcpArrival(Quiet):
         self.plane.connections.discard(self)
         self._carrier = None
         if self._relay is not None and self._lane is not None:
-            self._lane.pool.opening -= 1
+            self._lane.pool.dialled()
             self._join(self._relay, self._lane, stream)
 
     def not_carried(self) -> None:
@@ -89,7 +93,7 @@ class TcpArrival(Quiet):
         if relay is None or lane is None:
             return
         if self.transport.is_closing():
-            lane.pool.opening -= 1
+            lane.pool.dialled()
         else:
             self.plane.spawn(self._dial(lane, relay))
 
@@ -104,7 +108,7 @@ class TcpArrival(Quiet):
                 plane, self.site, lane, made, streams=plane.tcp.share_connections
             )
         finally:
-            pool.opening -= 1
+            pool.dialled()
             plane.connections.discard(self)
         if isinstance(outcome, Failure):
             if not self.transport.is_closing():

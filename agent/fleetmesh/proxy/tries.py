@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from fleetmesh.core.framing import without
 from fleetmesh.core.lane import Lane
-from fleetmesh.core.outlier import UNANSWERED
 from fleetmesh.core.response import REASON
 from fleetmesh.core.told import (
     DEADLINE,
@@ -95,8 +94,16 @@ class Tries(Downstream):
                     return False
                 told = True
                 timeout = min(timeout, left) if timeout else left
+        own = leg is not None and leg.timeout is not None
         self.limit(timeout, idle_timeout)
         self.latest = latest
+        begins = self.plane.http.request_timeout
+        if not own and 0.0 < begins < self.waits:
+            # The caller leaves more time than an answer may take to begin.
+            self.waits = begins
+            self.patience = min(begins, self.look)
+            if self.phase == WAIT:
+                self.deadline = self.plane.now + self.patience
         if told:
             self.lines.append(deadline_line(timeout or 0.0))
         if leg is not None:
@@ -212,7 +219,7 @@ class Tries(Downstream):
         policy = self.site.retries()
         if policy is None or not policy.reset:
             return
-        if (lost or (standing.out and standing.reason == UNANSWERED)) and self.again(lane):
+        if (lost or standing.silent()) and self.again(lane):
             upstream.abandon()
 
     def discards(self, upstream: Upstream) -> bool:
@@ -223,6 +230,8 @@ class Tries(Downstream):
             if not lane.expected:
                 # Only an agent says so of itself: its word makes others send a request again.
                 upstream.lines = without(upstream.lines, frozenset({REASON}))
+            elif upstream.shed:
+                return False
             elif policy is not None and lane.shares:
                 reason = upstream.field(REASON)
                 if reason == _APPLICATION_DOWN and policy.connect:

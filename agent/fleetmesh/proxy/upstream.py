@@ -267,7 +267,11 @@ class Upstream(ResponseHead):
         standing = self.lane.standing
         if standing is not None:
             now = time.monotonic()
-            standing.answered(status, now - self.asked if self.asked else 0.0, now)
+            seconds = now - self.asked if self.asked else 0.0
+            if status == 503 and self.shed:
+                standing.shed(seconds, now)
+            else:
+                standing.answered(status, seconds, now)
 
     def _read_counted(self, data: bytes) -> bytes:
         remaining = self._remaining

@@ -136,6 +136,7 @@ class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_idle: Annotated[int, kinds.IDLE] = 1024
     max_connections: Annotated[int, kinds.PLACES] = 0
     max_requests: Annotated[int, kinds.PLACES] = 0
+    queue_wait: Annotated[float, kinds.DEADLINE] = 0.0
     warm_connections: Annotated[int, kinds.WARM] = 0
     retry_budget: Annotated[float, kinds.SHARE] = 0.2
     min_retries_per_second: Annotated[int, kinds.RETRIES] = 3
@@ -182,7 +183,8 @@ class AccessLogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
-    """What a worker is started with, as JSON in its arguments."""
+    """What a worker is started with, as JSON in its arguments; one of so many `workers`, which
+    each accept `max_connections`, or what their open files allow with 0."""
 
     http: HttpSettings = HttpSettings()
     tcp: TcpSettings = TcpSettings()
@@ -191,6 +193,8 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     tracing: TracingSettings = TracingSettings()
     access_log: AccessLogSettings = AccessLogSettings()
     on_demand: bool = False
+    workers: int = 1
+    max_connections: int = 0
 
 
 class Ports(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -242,13 +246,15 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`agent.yaml` with the services beside it.
 
-    `address`/`address6` are where peers reach this host; `workers` 0 means one per core;
+    `address`/`address6` are where peers reach this host; `workers` 0 means one per core,
+    `max_connections` (of each) what their open files allow;
     `drain_timeout` is how many seconds exchanges in flight get when the agent stops.
     """
 
     address: Annotated[str, kinds.ADDRESS]
     address6: Annotated[str, kinds.ADDRESS6] | None = None
     workers: Annotated[int, kinds.WORKERS] = 0
+    max_connections: Annotated[int, kinds.HELD] = 0
     on_stop: OnStop = OnStop.OPEN
     mesh_destinations_only: bool = False
     without_sidecar: WithoutSidecar | None = None

@@ -203,6 +203,14 @@ def _share(value: object) -> object:
     return float(value)
 
 
+def _rate(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return Wrong(f"must be a number, not {shown(value)}", "Write requests a second, such as 50")
+    if not 0.001 <= value <= 1_000_000:
+        return Wrong(f"must be from 0.001 to 1000000 requests a second, not {shown(value)}")
+    return float(value)
+
+
 def _multiple(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1000:
         return Wrong(f"must be a number, 0 to 1000, not {shown(value)}", "0 is never")
@@ -245,7 +253,9 @@ TARGET_BYTES = _whole("a number of bytes, 256 to 1048576", 256, 1 << 20)
 BODY_BYTES = _whole("a number of bytes (0: no limit), 0 to 1099511627776", 0, 1 << 40)
 IDLE = _whole("a number of connections, 0 to 65535", 0, 65535)
 PLACES = _whole("a number (0: no limit), 0 to 1000000", 0, 1_000_000)
+HELD = _whole("a number (0: what open files allow), 0 to 1000000", 0, 1_000_000)
 RETRIES = _whole("a number of retries, 0 to 10000", 0, 10_000)
+BURST = _whole("a number of requests, 1 to 1000000", 1, 1_000_000)
 TRIES = _whole("a number of retries (0: none), 0 to 10", 0, 10)
 TTL = _whole("a number of seconds, 0 to 3600", 0, 3600)
 STREAK = _whole("a number (0: never), 0 to 10000", 0, 10_000)
@@ -256,6 +266,7 @@ HEADERS = _whole("a number of headers, 10 to 1000", 10, 1000)
 WATCHES = _whole("a number of queries, 10 to 1000", 10, 1000)
 RECORDS = _whole("a number of records, 1 to 100000", 1, 100_000)
 SWITCH = Kind("true or false", _switch)
+RATE = Kind("requests a second, 0.001 to 1000000", _rate)
 SHARE = Kind("a share, 0 to 1", _share)
 TIMEOUT = _duration("a duration", 0.1, 86400)
 DETECT = _duration("a duration", 0.01, 60)

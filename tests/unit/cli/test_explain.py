@@ -197,7 +197,7 @@ def test_failover_hashes_limits_and_doubt_in_words() -> None:
         endpoint("two"),
         service="cart",
         balancing=Balancing("maglev", hash_policies=(HashPolicy(header="x-user"),)),
-        limits=Limits(max_connections=5, max_concurrent_requests=3),
+        limits=Limits(max_connections=5, max_concurrent_requests=3, queue_wait=0.5),
     )
     dead = target("api", failover=("cart",))
     state = snapshot(api(target=dead, spares=(spare,)), services=(local("web", leaf=None),))
@@ -209,7 +209,7 @@ def test_failover_hashes_limits_and_doubt_in_words() -> None:
         "EXPIRED 16m 40s ago",
         "failover   cart in dc1 [cart]: serves now",
         "balancing  maglev by header x-user: this request's is node/two",
-        "at most    5 connections and 3 requests for each endpoint and worker",
+        "at most    5 connections and 3 requests for each endpoint and worker, then 0.5 s in line",
         "endpoint   none",
         "Consul's own answer for a connection: denies",
         "some are hidden from its token",

@@ -294,6 +294,22 @@ def test_quick_failures_make_nobody_quick_and_slow_ones_slow() -> None:
     assert one.failures == 2
 
 
+def test_whoever_sheds_load_is_neither_ejected_nor_preferred() -> None:
+    """It answers at once, but what it would take to do the work is known from before."""
+    found = outliers()
+    one = found.standings[0]
+    one.answered(200, 0.2, 100.0)
+    for at in range(200):
+        one.shed(0.001, 100.0 + at / 100)
+    assert out(found) == []
+    assert one.latency.seconds >= 0.2 * 0.8
+    fail(one, 0, 3)
+    assert out(found) == [UNANSWERED]
+    assert one.admits(ANY, one.until + 0.1)
+    one.shed(0.001, one.until)
+    assert out(found) == [], "an answer to the probe shows that it is there"
+
+
 def slow(found: Outliers, *seconds: float, total: int = VOLUME) -> None:
     """Each takes so long, and one answer in ten a hundred times as long as that."""
     for one, usual in zip(found.standings, seconds, strict=True):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 
 import pytest
 
 from fleetmesh.core.request import RequestHead
-from fleetmesh.core.trace import Marker, Tracing, continued, read_b3
+from fleetmesh.core.trace import Marker, Tracing, continued, read_b3, under_way
 
 TRACE = b"4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = b"00f067aa0ba902b7"
@@ -246,3 +247,22 @@ def test_routes_still_see_what_is_held_back() -> None:
     assert head.field(b"b3") == b"1"
     assert head.field(b"x-request-id") is None
     assert head_of((b"X-Request-Id", b"7")).field(b"x-request-id") == b"7"
+
+
+def test_the_next_one_can_tell_whether_a_trace_was_under_way() -> None:
+    """One that begins here is not; one that is continued here is, whoever began it."""
+    sent = itertools.count(1)
+
+    def random(size: int) -> bytes:
+        return b"".join(next(sent).to_bytes(8, "big") for _ in range(size // 8))
+
+    tracing = Tracing(0.0, random)
+    assert not under_way(head_of())
+    for came, way in (((), False), (((b"traceparent", VALID),), True)):
+        told = tracing.mark(head_of(*came)).partition(b"\r\n")[0].partition(b": ")[2]
+        assert under_way(head_of((b"traceparent", told))) is way
+        again = tracing.mark(head_of((b"traceparent", told))).partition(b"\r\n")[0][13:]
+        assert under_way(head_of((b"traceparent", again)))
+    begun = tracing.mark(head_of((b"traceparent", b"invalid")))[13:68]
+    assert not under_way(head_of((b"traceparent", begun)))
+    assert under_way(head_of((b"b3", TRACE + b"-" + SPAN + b"-1")))

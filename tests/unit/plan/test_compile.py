@@ -13,6 +13,7 @@ from fleetmesh.model.traffic import (
     Limits,
     PassiveHealth,
     Protocol,
+    RateLimit,
     Tries,
     Upstream,
 )
@@ -385,7 +386,8 @@ def test_defaults_reach_local_services_and_calls() -> None:
         local_connect_timeout_ms=2000,
         local_request_timeout_ms=3000,
         max_inbound_connections=50,
-        rate_limits={"InstanceLevel": {}},
+        rate_limits={"InstanceLevel": {"RequestsPerSecond": 100}},
+        meta={"fleetmesh-adaptive-concurrency": "true"},
     )
     result = compiled(observed(instance(), service_defaults=(entry,)))
     (web,) = result.snapshot.services
@@ -393,7 +395,9 @@ def test_defaults_reach_local_services_and_calls() -> None:
     (upstream,) = result.snapshot.upstreams
     assert (upstream.target.connect_timeout, upstream.target.limits) == (1.5, Limits(7))
     assert upstream.target.passive_health == PassiveHealth(max_failures=4)
-    assert [w.path for w in result.warnings] == ["service-defaults/web: RateLimits"]
+    assert web.adaptive_concurrency
+    assert web.rate_limits == (RateLimit("instance", 100.0),)
+    assert not result.warnings
 
 
 def test_meta_of_a_service_says_how_it_is_tried() -> None:

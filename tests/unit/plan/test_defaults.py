@@ -80,7 +80,7 @@ def test_what_is_not_honoured_is_told_by_name() -> None:
         {
             "Name": "web",
             "EnvoyExtensions": [{"Name": "builtin/lua"}],
-            "RateLimits": {"InstanceLevel": {}},
+            "RateLimits": {"InstanceLevel": {"Routes": [{"PathExact": "/"}]}},
             "UpstreamConfig": {
                 "Overrides": [{"Name": "cart", "EnvoyClusterJSON": "{}"}],
             },
@@ -91,8 +91,8 @@ def test_what_is_not_honoured_is_told_by_name() -> None:
     assert [problem.path for problem in found.problems()] == [
         "proxy-defaults/global: Config.envoy_tracing_json",
         "service-defaults/web: EnvoyExtensions[builtin/lua]",
-        "service-defaults/web: RateLimits",
         "service-defaults/web: UpstreamConfig.Overrides[cart].EnvoyClusterJSON",
+        "service-defaults/web: RateLimits.InstanceLevel.Routes[0].per_second",
     ]
     assert defaults(Config={"protocol": "http"}, Expose={}).problems() == ()
 

@@ -260,7 +260,8 @@ AGENT = [
     agent(
         "services in agent.yaml",
         "services: []",
-        "2: services: is not known here. Known keys: address, address6, workers, on_stop, "
+        "2: services: is not known here. Known keys: address, address6, workers, "
+        "max_connections, on_stop, "
         "mesh_destinations_only, without_sidecar, drain_timeout, log_level, metrics_address, "
         "admin_socket, state_dir, consul, capture, dns, ports, http, tcp, upstream, "
         "tracing, access_log, on_demand",
