@@ -7,7 +7,7 @@ from fleetmesh.core.admission import admission
 from fleetmesh.core.budget import Budget
 from fleetmesh.core.entry import LocalEntry, UpstreamEntry
 from fleetmesh.core.exposed import Exposed
-from fleetmesh.core.faults import Faults, Hits, counts, kept, linked
+from fleetmesh.core.faults import Faults, Hits, kept, linked
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.line import Lines, lines_of
 from fleetmesh.core.outlier import Outliers, Rules, Standing
@@ -15,7 +15,7 @@ from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.fault import Fault
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.model.report import Ejected, Ejection, EjectionCount, FaultCount, UnderWay
+from fleetmesh.model.report import Ejected, Ejection, EjectionCount, UnderWay
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
@@ -113,9 +113,6 @@ class Table:
 
     def ejection_counts(self) -> tuple[EjectionCount, ...]:
         return tuple([EjectionCount(*key, count) for key, count in self.ejections.items()])
-
-    def fault_counts(self) -> tuple[FaultCount, ...]:
-        return counts(self.hits)
 
     def end_faults(self) -> None:
         """Strike no further request."""

@@ -54,15 +54,15 @@ def total(reports: Iterable[Report]) -> Report:
             lambda one: (one.service, one.endpoint),
             lambda a, b: replace(b, workers=a.workers + b.workers),
         ),
-        under_way=_summed(
-            (one for report in reports for one in report.under_way),
-            lambda one: (one.service,),
-            lambda a, b: replace(a, count=a.count + b.count, limit=a.limit + b.limit),
-        ),
         faults=_summed(
             (one for report in reports for one in report.faults),
             lambda one: (one.id, one.source, one.destination, one.kind),
             lambda a, b: replace(a, count=a.count + b.count),
+        ),
+        under_way=_summed(
+            (one for report in reports for one in report.under_way),
+            lambda one: (one.service,),
+            lambda a, b: replace(a, count=a.count + b.count, limit=a.limit + b.limit),
         ),
     )
 

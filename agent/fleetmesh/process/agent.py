@@ -218,9 +218,9 @@ class Agent:
             default_allow=snapshot.default_allow if snapshot else False,
             kernel_tls=self._kernel_tls,
             ejected=reporting.ejected(reports),
+            faults=self._faults.statuses(reports),
             releases=None if self._home is None else self._home.read(),
             overflows=max((host.listen_overflows() or 0) - self._overflows, 0),
-            faults=self._faults.statuses(reports),
         )
 
     async def figures(self) -> Figures:

@@ -21,6 +21,7 @@ import msgspec
 import re2
 import uvloop
 
+from fleetmesh.core.faults import counts
 from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import link
 from fleetmesh.edge import journal
@@ -229,12 +230,13 @@ class Worker:
             under_way=table.under_way(),
             ejections=table.ejection_counts(),
             ejected=table.ejected(),
-            faults=table.fault_counts(),
+            faults=counts(table.hits),
         )
 
     async def _await_successor(self, sign: socket.socket) -> None:
         """Serve on until the next agent does, whether or not this one's controller lives."""
         sign.setblocking(False)
+        self._plane.table.end_faults()
         outlive_controller()
         await self._channel.send(HandedOver())
         listening = asyncio.ensure_future(self._keep_listening())

@@ -251,11 +251,11 @@ class Exchange(Turns):
     def _abandon(self) -> None:
         self._ticket += 1
         self._kept = None
-        if self._turn is not None:
-            self.leave_line()
         if self._delay is not None:
             self._delay.cancel()
             self._delay = None
+        if self._turn is not None:
+            self.leave_line()
         upstream, self._upstream = self._upstream, None
         self.forsake_rival()
         if upstream is not None:
@@ -374,9 +374,9 @@ class Exchange(Turns):
         if leg is not None and leg.stream_timeout:
             relay.end_after(leg.stream_timeout - (time.monotonic() - self.started))
         relay.join(self.transport, upstream.transport)
-        relay.passed(early, rest)
         if self.site.extra:
             head = head[:-2] + self.site.extra + b"\r\n"
+        relay.passed(early, rest)
         self.transport.write(head + rest)
         if early:
             upstream.transport.write(early)
