@@ -17,7 +17,7 @@ from fleetmesh.core.request import IDEMPOTENT
 from fleetmesh.core.retry import pause
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.dial import dial
-from fleetmesh.proxy.plane import Plane
+from fleetmesh.proxy.plane import SWEEP, Plane
 from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
@@ -195,7 +195,7 @@ class Exchange(Turns):
     def _retry(self, ticket: int) -> None:
         if ticket != self._ticket:
             return
-        if time.monotonic() >= self.until:
+        if time.monotonic() - SWEEP >= self.until:  # which was reckoned from a late clock
             self.refuse(Refusal.REQUEST_TIMEOUT)
             return
         lane = self.site.lane(self._tried)
