@@ -9,7 +9,8 @@ from fleetmesh.core.budget import Budget
 from fleetmesh.core.exposed import Exposed
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.line import Lines, lines_of
-from fleetmesh.core.outlier import Outliers, Rules, Standing
+from fleetmesh.core.outlier import Outliers, Standing
+from fleetmesh.core.outlier_rules import Rules
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, default_way, route_way
