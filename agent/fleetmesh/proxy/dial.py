@@ -96,7 +96,7 @@ async def dial(
     released = False
     while True:
         patience = plane.unreachable_after
-        if lane.standing is not None and 0.0 < patience < lane.connect_timeout:
+        if lane.expected and lane.standing is not None and 0.0 < patience < lane.connect_timeout:
             lane, protocol, failure = await dials.dial_race(lane, patience, spare)
         else:
             protocol = make(lane)
