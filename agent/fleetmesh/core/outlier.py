@@ -14,9 +14,16 @@ from typing import Final
 from fleetmesh.balance.hashing import mixed
 from fleetmesh.balance.latency import Latency
 from fleetmesh.core.observer import Observer
+from fleetmesh.core.outlier_rules import (
+    FAILED,
+    FAILURE_RATE,
+    GATEWAY,
+    LATENCY,
+    PROBE,
+    UNANSWERED,
+    Rules,
+)
 from fleetmesh.core.tail import Tail, p90, together
-from fleetmesh.model.traffic import PassiveHealth
-from fleetmesh.settings import OutlierSettings
 
 # How an endpoint stands.
 STEADY: Final = 0
@@ -24,63 +31,10 @@ FRESH: Final = 1  # new, or back again: its share grows
 EJECTED: Final = 2
 PROBING: Final = 3  # ejected, with one request under way that decides
 
-# Why it was ejected.
-FAILED: Final = "5xx"
-GATEWAY: Final = "gateway"
-UNANSWERED: Final = "unanswered"
-FAILURE_RATE: Final = "failure_rate"
-LATENCY: Final = "latency"
-PROBE: Final = "probe"
-
-SILENT: Final = PassiveHealth()
 LEAST: Final = 0.1  # of its share, for a fresh one; Envoy's min_weight_percent
 JITTER: Final = 0.25  # of an ejection's time, so that callers do not probe all at once
 VOLUME: Final = 50  # answers in an interval before a rate means anything; Envoy's for percentages
 TIMES_ITS_PEERS: Final = 2.0  # a failure rate below this multiple of its peers' is not its own
-
-
-class Rules:
-    """The settings, and what Consul says in their place. As with Envoy, whose outlier detection
-    Consul configures, MaxFailures counts whatever fails, and the percentage is that of failing
-    streaks that are acted on."""
-
-    __slots__ = (
-        "enforced",
-        "failure_rate",
-        "interval",
-        "latency_floor",
-        "latency_multiple",
-        "limits",
-        "max_ejection_percent",
-        "max_seconds",
-        "seconds",
-        "slow_start",
-    )
-
-    def __init__(
-        self,
-        settings: OutlierSettings,
-        slow_start: float,
-        said: PassiveHealth = SILENT,
-    ) -> None:
-        self.limits = {
-            FAILED: settings.consecutive_5xx,
-            GATEWAY: settings.consecutive_gateway,
-            UNANSWERED: settings.consecutive_unanswered,
-        }
-        if said.max_failures:
-            self.limits = dict.fromkeys(self.limits, said.max_failures)
-        enforced = said.enforcing_consecutive_5xx
-        self.enforced = 100 if enforced is None else enforced
-        percent = said.max_ejection_percent
-        self.max_ejection_percent = settings.max_ejection_percent if percent is None else percent
-        self.seconds = said.base_ejection_time or settings.ejection_time
-        self.max_seconds = max(settings.max_ejection_time, self.seconds)
-        self.interval = said.interval or settings.interval
-        self.failure_rate = settings.failure_rate
-        self.latency_multiple = settings.latency_multiple
-        self.latency_floor = settings.latency_floor
-        self.slow_start = slow_start
 
 
 class Standing(Observer):
@@ -211,7 +165,7 @@ class Standing(Observer):
             share = (now - self.since) / self._others.rules.slow_start
             return (mixed(number) & 0xFFFF) < 0x10000 * max(share, LEAST)
         if now < self.until:
-            return False
+            return self._others.panic
         self.state = PROBING
         self.until = now + self._others.rules.seconds
         self._troubled = True
@@ -244,7 +198,8 @@ class Standing(Observer):
 
 
 class Outliers:
-    """`unsteady`: some standing is not STEADY, so that it must be asked. `counts` are ejections by
+    """`unsteady`: some standing is not STEADY, so that it must be asked. `panic`: so few are left
+    that all serve, whoever is out, until more of them are well. `counts` are ejections by
     service and reason, `news` those since they were last taken: endpoint, reason (empty for a
     return) and seconds."""
 
@@ -253,6 +208,7 @@ class Outliers:
         "_random",
         "counts",
         "news",
+        "panic",
         "rules",
         "service",
         "standings",
@@ -267,6 +223,7 @@ class Outliers:
         self.counts = counts
         self.standings: list[Standing] = []
         self.unsteady = False
+        self.panic = False
         self.news: list[tuple[str, str, float]] = []
         self._random = seed
         self._judged = 0.0
@@ -301,7 +258,7 @@ class Outliers:
         seconds *= 1.0 + JITTER * (self._draw() & 0xFFFF) / 0x10000
         why = standing.reason if reason == PROBE else reason
         standing.put(EJECTED, why, now, now + seconds)
-        self.unsteady = True
+        self._survey(now)
         self.counts[self.service, reason] = self.counts.get((self.service, reason), 0) + 1
         self.news.append((standing.endpoint_id, reason, seconds))
         return True
@@ -335,7 +292,7 @@ class Outliers:
             standing.times += 1
             why = standing.reason if reason == PROBE and standing.reason else reason
             standing.put(EJECTED, why, now, now + seconds)
-            self.unsteady = True
+            self._survey(now)
 
     def tick(self, now: float) -> None:
         """About once a second."""
@@ -354,6 +311,9 @@ class Outliers:
             if one.state == FRESH and now - one.since >= slow_start:
                 one.put(STEADY, "", one.since, 0.0)
         self.unsteady = any(one.state != STEADY for one in self.standings)
+        well = sum([not one.out for one in self.standings]) if self.unsteady else 0
+        least = self.rules.panic_threshold * len(self.standings)
+        self.panic = self.unsteady and 100 * well < least
 
     def _judge_rates(self, now: float) -> None:
         """Who failed much more often than its peers together. Where all fail the cause is none

@@ -10,7 +10,8 @@ from fleetmesh.core.exposed import Exposed
 from fleetmesh.core.faults import Faults, Hits, kept, linked
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.line import Lines, lines_of
-from fleetmesh.core.outlier import Outliers, Rules, Standing
+from fleetmesh.core.outlier import Outliers, Standing
+from fleetmesh.core.outlier_rules import Rules
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.fault import Fault

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 from msgspec.structs import replace
 
@@ -9,7 +11,7 @@ from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import ExposedPath, Leaf, LocalService, Snapshot
-from fleetmesh.model.traffic import Limits, Protocol, Target, Tries, Upstream
+from fleetmesh.model.traffic import Limits, PassiveHealth, Protocol, Target, Tries, Upstream
 from fleetmesh.plan.addresses import Destination, destinations_of
 from fleetmesh.plan.answers import Chain, Instance, LeafAnswer
 from fleetmesh.plan.chain import InstanceQuery, Resolution, resolutions
@@ -23,6 +25,8 @@ from fleetmesh.plan.outsiders import outsiders
 from fleetmesh.plan.registration import declares_auto
 from fleetmesh.plan.routing import routing
 from fleetmesh.settings import ServiceSettings, Settings, WithoutSidecar
+
+T = TypeVar("T")
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -317,17 +321,28 @@ def _carried_as_tcp(chain: Chain, routed: bool) -> Problem:
     )
 
 
+def _first(one: T | None, other: T | None) -> T | None:
+    return other if one is None else one
+
+
 def _limits(said: Limits, meta: Meta) -> Limits:
     """What UpstreamConfig says goes before the Meta of the service that is called."""
-
-    def first(one: int | None, other: int | None) -> int | None:
-        return other if one is None else one
-
     return Limits(
-        first(said.max_connections, meta.max_connections),
-        first(said.max_pending_requests, meta.max_pending_requests),
-        first(said.max_concurrent_requests, meta.max_concurrent_requests),
+        _first(said.max_connections, meta.max_connections),
+        _first(said.max_pending_requests, meta.max_pending_requests),
+        _first(said.max_concurrent_requests, meta.max_concurrent_requests),
         meta.queue_wait,
+    )
+
+
+def _passive_health(said: PassiveHealth, meta: Meta) -> PassiveHealth:
+    """As with limits."""
+    return PassiveHealth(
+        _first(said.interval, meta.outlier_interval),
+        _first(said.max_failures, meta.outlier_max_failures),
+        said.enforcing_consecutive_5xx,
+        _first(said.max_ejection_percent, meta.outlier_max_ejection_percent),
+        _first(said.base_ejection_time, meta.outlier_base_ejection_time),
     )
 
 
@@ -353,6 +368,6 @@ def _target(
         failover=resolution.failover,
         balancing=resolution.balancing,
         limits=_limits(calls.limits, meta),
-        passive_health=calls.passive_health,
+        passive_health=_passive_health(calls.passive_health, meta),
         tries=Tries(meta.retries, meta.per_try_timeout, bool(meta.hedge), meta.stream_timeout),
     )

@@ -29,9 +29,9 @@ _DECIMAL: Final = re.compile(r"[0-9]{1,20}\.[0-9]{1,20}")
 class Meta(msgspec.Struct, frozen=True, rename="kebab"):
     """A field is a key of Meta behind `PREFIX`; None where the entry does not have it.
 
-    Those up to `queue_wait` are for the calls of the service, and from `retries` to `hedge` a
-    Target's `tries`; `allow_faults` are the callers whose requests to it may be made to fail on
-    purpose. The others are for its own host.
+    Those up to `outlier_max_ejection_percent` are for the calls of the service, and from `retries`
+    to `hedge` a Target's `tries`; `allow_faults` are the callers whose requests to it may be made
+    to fail on purpose. The others are for its own host.
     """
 
     balancing: Annotated[str, kinds.choice(PICKERS)] | None = None
@@ -45,6 +45,10 @@ class Meta(msgspec.Struct, frozen=True, rename="kebab"):
     max_pending_requests: Annotated[int, kinds.BURST] | None = None
     max_concurrent_requests: Annotated[int, kinds.BURST] | None = None
     queue_wait: Annotated[float, kinds.DEADLINE] | None = None
+    outlier_max_failures: Annotated[int, kinds.BURST] | None = None
+    outlier_interval: Annotated[float, kinds.TIMEOUT] | None = None
+    outlier_base_ejection_time: Annotated[float, kinds.TIMEOUT] | None = None
+    outlier_max_ejection_percent: Annotated[int, kinds.PERCENT] | None = None
     adaptive_concurrency: Annotated[bool, kinds.SWITCH] | None = None
     rate_limit: Annotated[float, kinds.RATE] | None = None
     rate_limit_burst: Annotated[int, kinds.BURST] | None = None

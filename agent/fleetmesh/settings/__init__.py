@@ -104,7 +104,8 @@ class OutlierSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Counts in a row, seconds, a share, and how many times its peers' an endpoint's p90 may be, where
     it is above `latency_floor`. `interval` is what the failure rate and the p90 are taken of;
-    `ejection_time` the first ejection's, which grows by as much with each that follows.
+    `ejection_time` the first ejection's, which grows by as much with each that follows. While less
+    than `panic_threshold` percent are well, all serve.
     """
 
     consecutive_5xx: Annotated[int, kinds.STREAK] = 5
@@ -117,6 +118,7 @@ class OutlierSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ejection_time: Timeout = 5.0
     max_ejection_time: Timeout = 300.0
     max_ejection_percent: Annotated[int, kinds.PERCENT] = 50
+    panic_threshold: Annotated[int, kinds.PERCENT] = 50
 
 
 class UpstreamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

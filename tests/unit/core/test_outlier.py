@@ -6,20 +6,22 @@ from msgspec.structs import replace
 
 from fleetmesh.core.outlier import (
     EJECTED,
-    FAILED,
-    FAILURE_RATE,
     FRESH,
-    GATEWAY,
     JITTER,
-    LATENCY,
     LEAST,
-    PROBE,
     STEADY,
-    UNANSWERED,
     VOLUME,
     Outliers,
-    Rules,
     Standing,
+)
+from fleetmesh.core.outlier_rules import (
+    FAILED,
+    FAILURE_RATE,
+    GATEWAY,
+    LATENCY,
+    PROBE,
+    UNANSWERED,
+    Rules,
 )
 from fleetmesh.model.traffic import PassiveHealth
 from fleetmesh.settings import OutlierSettings
@@ -372,3 +374,67 @@ def test_what_other_workers_found_holds_and_is_no_news() -> None:
     found.heard("node0/api", "", 0.0, 110.0)
     assert [one.state for one in found.standings] == [STEADY, FRESH, EJECTED, STEADY]
     assert (found.news, found.counts) == ([], {})
+
+
+def left_with(found: Outliers, well: int, now: float) -> list[Standing]:
+    """Half of ten are out; of the others all but `well` went away."""
+    for one in found.standings[:5]:
+        fail(one, 500, 5, now)
+    assert len(out(found)) == 5
+    assert not found.panic
+    found.hold(found.standings[: 5 + well], found.rules, now)
+    return found.standings[:5]
+
+
+def test_where_too_few_are_left_the_ejected_serve_until_more_are_well() -> None:
+    found = outliers(10, slow_start=0.0)
+    ejected = left_with(found, 1, 100.0)
+    assert found.panic
+    assert all(one.admits(ANY, 101.0) for one in ejected)
+    assert len(out(found)) == 5, "they are still ejected, and have their probes to pass"
+    for at, one in enumerate(ejected, 2):
+        now = one.until
+        assert one.admits(ANY, now)
+        assert one.admits(ANY, now) == found.panic
+        one.answered(200, 0.001, now)
+        assert found.panic == (at < 3)
+    assert not found.unsteady
+
+
+def test_a_bad_answer_in_panic_is_the_probes_and_ends_no_panic() -> None:
+    found = outliers(10)
+    one = left_with(found, 1, 100.0)[0]
+    assert one.admits(ANY, one.until)
+    fail(one, 500, 1, one.until)
+    assert (one.state, one.times) == (EJECTED, 2)
+    assert found.panic
+
+
+def test_when_it_is_panic_is_the_settings_and_what_consul_allows_is_none() -> None:
+    for threshold, said, panic in (
+        (50, None, True),
+        (17, None, True),
+        (16, None, False),
+        (0, None, False),
+        (50, PassiveHealth(max_ejection_percent=90), False),
+        (50, PassiveHealth(max_ejection_percent=50), True),
+    ):
+        found = outliers(10, replace(SETTINGS, panic_threshold=threshold), said)
+        if said is not None and said.max_ejection_percent == 90:
+            for one in found.standings:
+                fail(one, 500, 5)
+            assert (len(out(found)), found.panic) == (9, panic)
+            continue
+        ejected = left_with(found, 1, 100.0)
+        assert found.panic == panic
+        assert ejected[0].admits(ANY, 101.0) == panic
+
+
+def test_what_others_found_can_be_cause_for_panic_too() -> None:
+    found = outliers(4, replace(SETTINGS, max_ejection_percent=75))
+    for at in range(3):
+        assert not found.panic
+        found.heard(f"node{at}/api", FAILED, 7.0, 100.0)
+    assert found.panic
+    found.heard("node1/api", "", 0.0, 101.0)
+    assert not found.panic

@@ -412,6 +412,23 @@ def test_meta_of_a_service_says_how_it_is_tried() -> None:
     assert len(compiled(seen).warnings) == 2
 
 
+def test_meta_of_a_service_says_when_it_is_ejected_where_its_callers_do_not() -> None:
+    said = {
+        "max-failures": "7",
+        "interval": "3s",
+        "base-ejection-time": "500ms",
+        "max-ejection-percent": "30",
+    }
+    called = ServiceDefaults("api", meta={f"fleetmesh-outlier-{k}": v for k, v in said.items()})
+    seen = observed(instance(), service_defaults=(called,))
+    assert api(seen).target.passive_health == PassiveHealth(3.0, 7, None, 30, 0.5)
+    check = {"MaxFailures": 4, "MaxEjectionPercent": 0}
+    caller = ServiceDefaults("web", UpstreamConfig(UpstreamDefaults(passive_health_check=check)))
+    seen = observed(instance(), service_defaults=(called, caller))
+    assert api(seen).target.passive_health == PassiveHealth(3.0, 4, None, 0, 0.5)
+    assert compiled(seen).warnings == ()
+
+
 def test_meta_of_a_service_chooses_its_balancing_where_no_resolver_does() -> None:
     entry = ServiceDefaults("api", meta={"fleetmesh-balancing": "maglev", "fleetmesh-zones": "x"})
     seen = observed(instance(), service_defaults=(entry,))
