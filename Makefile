@@ -33,7 +33,7 @@ NODE := $(if $(shell command -v node),,nodejs) $(if $(shell command -v npm),,npm
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help prereqs venv image lab-up lab-down rollout tour demo demo-up demo-shell demo-ui demo-down \
-  lint types sanity test-fast test-fleet test-fleet-acl test bench clean
+  lint types sanity test-fast test-fleet test-fleet-acl test bench chaos clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' Makefile | expand -t 16
@@ -141,6 +141,10 @@ test: prereqs venv image ## everything: lint, types, all tests
 
 bench: venv ## the data plane beside Envoy, HAProxy, nginx (ARGS=--quick, ARGS=-h)
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+# A lab beside the demo's, removed at the end: its name is the demo's with another prefix.
+chaos: prereqs venv image ## faults under load on a fleet of its own (ARGS=--short, ARGS=-h)
+	@LAB=chaos-$(patsubst demo-%,%,$(LAB)) $(BIN)/python -m tests.chaos $(ARGS)
 
 clean: lab-down ## remove the lab, the environment and all caches of this clone
 	@rm -rf .venv .ansible .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.support.evidence import Evidence
 from tests.support.fleet import AGENT_TOKEN, Fleet, with_token
 from tests.support.hosts import Answer, Host, eventually
@@ -192,17 +190,7 @@ def test_certificates_rotate_under_traffic(fleet: Fleet, evidence: Evidence) -> 
     steady = web1.start("steady.py", api1.url(8000), "120", "2", "5", user="web")
     steady.until("open")
     began = time.monotonic()
-    configuration = fleet.consul("GET", "/v1/connect/ca/configuration")
-    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
-    )
-    configuration["Config"]["PrivateKey"] = key.decode()
-    fleet.consul(
-        "PUT",
-        "/v1/connect/ca/configuration",
-        {"Provider": "consul", "Config": configuration["Config"]},
-    )
-    assert len(fleet.consul("GET", "/v1/connect/ca/roots")["Roots"]) >= 2
+    fleet.rotate_ca()
     # Consul 1.8 spreads the new leaves over 30 s.
     eventually(
         lambda: all(before[name] != serial for name, serial in serials().items()),

@@ -283,6 +283,21 @@ def catalog_emptied(world: World) -> None:
     assert "vanished" in world.mesh.log() or "looking again" in world.mesh.log()
 
 
+def authority_gone(world: World) -> None:
+    """Everything else of Consul answers."""
+    world.proxy.become("unsigned")
+    world.mesh.eventually(
+        lambda: "roots" in world.stale() and "leaf:web" in world.stale(), "staleness", 30
+    )
+    time.sleep(MEASURED)
+
+
+def authority_gone_and_ours_restarted(world: World) -> None:
+    world.proxy.become("unsigned")
+    world.restart()
+    time.sleep(MEASURED)
+
+
 def token_without_rights(world: World) -> None:
     world.proxy.become("denied")
     world.mesh.eventually(
@@ -316,6 +331,8 @@ ROWS: list[Outage] = [
     no_leader_and_ours_restarted,
     index_goes_back,
     catalog_emptied,
+    authority_gone,
+    authority_gone_and_ours_restarted,
     token_without_rights,
     cache_corrupt_and_ours_restarted,
 ]

@@ -372,7 +372,7 @@ class Slow(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
         if self.path == "/slow":
-            time.sleep(6)
+            time.sleep(10)
         self.send_response(200 if "X-Forwarded-Client-Cert" in self.headers else 299)
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -385,7 +385,7 @@ http.server.ThreadingHTTPServer(("", 8000), Slow).serve_forever()
 
 @pytest.fixture
 def slow(space: Netns, consul: ConsulServer, mesh: Agent) -> Iterator[Agent]:
-    """A mesh whose api answers /slow after six seconds."""
+    """A mesh whose api answers /slow after ten seconds."""
     consul.put("/v1/config", {"Kind": "service-defaults", "Name": "api", "Protocol": "http"})
     with subprocess.Popen([sys.executable, "-c", SLOW]) as process:
         started(mesh)
@@ -458,7 +458,7 @@ def test_a_drain_ends_when_its_time_is_over(consul: ConsulServer, slow: Agent) -
     time.sleep(0.5)
     done = run(slow, "drain", "api", "--within", "3")
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "api: drained, 1 still under way"
+    assert done.stdout.splitlines()[-1] == "api: drained, 1 still under way were ended"
     assert checks(consul, "api") == {"_service_maintenance:api": "critical"}
     thread.join()
 
@@ -469,7 +469,10 @@ with socket.create_connection(("10.99.1.1", 8000), 5) as connection:
     connection.settimeout(30)
     for line in sys.stdin:
         connection.sendall(line.encode())
-        print(connection.recv(100).decode(), end="", flush=True)
+        data = connection.recv(100)
+        if not data:
+            break
+        print(data.decode(), end="", flush=True)
 """
 ECHO = """
 import socketserver
@@ -483,7 +486,7 @@ Server(("", 8000), Echo).serve_forever()
 """
 
 
-def test_a_relayed_connection_is_under_way_and_is_not_cut(
+def test_a_relayed_connection_is_under_way_and_ends_with_the_drain(
     consul: ConsulServer, mesh: Agent
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", ECHO]) as application:
@@ -504,10 +507,12 @@ def test_a_relayed_connection_is_under_way_and_is_not_cut(
                 return client.stdout.readline().strip()
 
             assert echoed("before") == "before"
+            assert run(mesh, "drain", "api", "--within", "5", "--no-wait").returncode == 0
+            time.sleep(1)
+            assert echoed("meanwhile") == "meanwhile"
             done = run(mesh, "drain", "api", "--within", "5")
-            assert done.stdout.splitlines()[-1] == "api: drained, 1 still under way"
-            assert echoed("after") == "after"
-            client.stdin.close()
+            assert done.stdout.splitlines()[-1] == "api: drained, 1 still under way were ended"
+            assert echoed("after") == ""
         application.kill()
 
 

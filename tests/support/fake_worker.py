@@ -24,6 +24,7 @@ from fleetmesh.edge.ipc import (
     CollectRecords,
     Drain,
     Ejections,
+    HandedOver,
     Publish,
     Recorded,
     Reported,
@@ -77,6 +78,11 @@ async def serve(channel: Channel, number: int) -> None:
                 times = range(number, 10, 2)[-limit:]
                 records = tuple(record(time=float(time)) for time in times)
                 await channel.send(Recorded(request, records))
+            case Drain(_, True):
+                await channel.send(HandedOver())
+                # asyncio's own loop: the end of stream of another's socket, in a thread.
+                await asyncio.to_thread(os.read, fds[0], 1)
+                return
             case Drain():
                 return
 

@@ -17,9 +17,9 @@ LISTS = ("/v1/health/connect/", "/v1/connect/intentions")
 
 class Faults:
     """`mode` is pass, cut (connections are closed without a word), hang (nothing answers), error
-    (500 as without a leader), back (indexes fall), empty (no services, no instances) or denied (as
-    Consul 1.8 answers a token without rights); `delay` is in seconds. `requests` has the moment of
-    each request that came."""
+    (500 as without a leader), back (indexes fall), empty (no services, no instances), denied (as
+    Consul 1.8 answers a token without rights) or unsigned (its CA is gone: neither roots nor
+    leaves); `delay` is in seconds. `requests` has the moment of each request that came."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -93,6 +93,8 @@ class Faults:
             await asyncio.sleep(3600)
         if mode == "error":
             return web.Response(status=500, text="No cluster leader")
+        if mode == "unsigned" and request.path.startswith("/v1/agent/connect/ca/"):
+            return web.Response(status=500, text="error signing: CA is uninitialized")
         if mode == "denied":
             if request.path in REFUSED or request.method == "PUT":
                 return web.Response(status=403, text="ACL not found")

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.support.hosts import LABS, CommandError, Host, Session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +89,8 @@ class Fleet:
         return text
 
     def playbook(self, name: str, *options: str, log: Path, timeout: float = 600.0) -> str:
-        """Run a playbook of this repository on this lab. Raises CommandError if it fails."""
+        """Run a playbook of this repository on this lab, with `options` after the lab's own
+        inventory. Raises CommandError if it fails."""
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [
             str(ROOT / ".venv/bin/ansible-playbook"),
@@ -181,6 +184,20 @@ class Fleet:
                 found: dict[str, Any] = one
                 return found
         return None
+
+    def rotate_ca(self) -> None:
+        """A new root key for Consul's CA. Raises AssertionError unless there are two roots then."""
+        configuration = self.consul("GET", "/v1/connect/ca/configuration")
+        key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+        )
+        configuration["Config"]["PrivateKey"] = key.decode()
+        self.consul(
+            "PUT",
+            "/v1/connect/ca/configuration",
+            {"Provider": "consul", "Config": configuration["Config"]},
+        )
+        assert len(self.consul("GET", "/v1/connect/ca/roots")["Roots"]) >= 2
 
     def end_sessions(self) -> None:
         for session in self.sessions:

@@ -18,6 +18,7 @@ from fleetmesh.cli import (
     dataplane,
     explain,
     hold,
+    release,
     reload,
     requests,
     status,
@@ -73,6 +74,7 @@ app.add_typer(hold.maintenance, name="maintenance")
 app.command("drain")(hold.drain)
 app.command("undrain")(hold.undrain)
 app.command("reload")(reload.reload)
+app.add_typer(release.app, name="release")
 app.command("dataplane")(dataplane.dataplane)
 app.command("version")(version.version)
 

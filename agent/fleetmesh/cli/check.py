@@ -95,7 +95,7 @@ def _consul(settings: Settings) -> list[Finding]:
 
 def _agent(client: AdminClient, settings: Settings) -> list[Finding]:
     """What only a running agent can tell."""
-    from fleetmesh.cli import doctor
+    from fleetmesh.cli import doctor, headroom
     from fleetmesh.cli.findings import Finding, Level, of_status, unreachable
     from fleetmesh.edge import host
     from fleetmesh.edge.admin_client import AgentRefusedError, AgentUnreachableError
@@ -115,6 +115,10 @@ def _agent(client: AdminClient, settings: Settings) -> list[Finding]:
     found += doctor.sockets(settings, status, listeners, host.socket_inodes(status.pid))
     found += doctor.applications(settings, status, listeners)
     found.append(doctor.files(host.file_limit(status.pid)))
+    found.append(headroom.files(host.open_files(worker.pid) for worker in status.workers))
+    tuned = host.tuning()
+    found.append(headroom.dialled(host.dialled(tuned)))
+    found += headroom.tuning(tuned, settings, status)
     try:
         found.append(doctor.rules(tuple(client.get("/v1/capture").get("difference", ()))))
     except (AgentUnreachableError, AgentRefusedError) as error:

@@ -48,6 +48,8 @@ def of_status(status: Status) -> list[Finding]:
         services = [found for service in status.services for found in _service(service, status)]
     return [
         *_configuration(status),
+        *_release(status),
+        *_overflows(status),
         _consul(status),
         *_stale(status),
         _capture(status.capture),
@@ -67,6 +69,40 @@ def _configuration(status: Status) -> Iterator[Finding]:
             continue
         yield Finding(
             Level.ERROR, "configuration", f"{problem.path}: {problem.rule}", problem.remedy
+        )
+
+
+def _release(status: Status) -> Iterator[Finding]:
+    found = status.releases
+    if found is None:
+        return
+    if found.fallback is not None:
+        fell = found.fallback
+        yield Finding(
+            Level.WARNING,
+            "release",
+            f"{fell.failed} was given up for {fell.to}: {fell.why}",
+            "journalctl -u fleetmesh-agent tells more; the next rollout, or fleetmesh release use, "
+            "ends this warning",
+        )
+    elif found.running != found.current:
+        yield Finding(
+            Level.WARNING,
+            "release",
+            f"{found.running} runs, {found.current} is to run",
+            "systemctl restart fleetmesh-agent",
+        )
+
+
+def _overflows(status: Status) -> Iterator[Finding]:
+    if status.overflows:
+        yield Finding(
+            Level.WARNING,
+            "listeners",
+            f"{status.overflows} connections found a listener's queue full in the "
+            f"{span(status.uptime)} that the agent runs",
+            "ss -ltn shows the queues: too few workers, an application that does not accept, or a "
+            "small net.core.somaxconn",
         )
 
 

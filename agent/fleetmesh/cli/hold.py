@@ -61,10 +61,11 @@ def drain(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the end.")] = False,
     socket: Socket = None,
 ) -> None:
-    """Send callers elsewhere, wait for what is under way, then put SERVICE in maintenance.
+    """Send callers elsewhere, wait for what is under way, end what is left, and put SERVICE in
+    maintenance.
 
-    Exit code 0 when all of it ended in time, 1 when some was still under way. It holds through
-    restarts, until undrain.
+    Exit code 0 when all of it ended in time, 1 when some was still under way and was ended. It
+    holds through restarts, until undrain.
     """
     agent = client(socket)
     names = _post(agent, "hold", _chosen(service, host), "drain", why=why, within=within)
@@ -117,7 +118,7 @@ def _progress(hold: HoldStatus | None) -> str:
         return "no longer drained"
     if hold.left is None:
         return f"draining, {hold.under_way} under way"
-    return f"drained, {hold.left} still under way" if hold.left else "drained"
+    return f"drained, {hold.left} still under way were ended" if hold.left else "drained"
 
 
 def _released(agent: AdminClient, service: str, kind: str, what: str) -> None:

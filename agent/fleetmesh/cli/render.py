@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fleetmesh.cli.findings import Finding, Level, is_live, of_status, span, unreachable
+from fleetmesh.model.release import Releases
 from fleetmesh.model.report import Ejected
 from fleetmesh.model.status import (
     HoldStatus,
@@ -94,6 +95,11 @@ def findings(found: Iterable[Finding], out: TextIO) -> None:
     page.flush()
 
 
+def _release(found: Releases) -> str:
+    others = [one for one in found.installed if one != found.running]
+    return f"{found.running}; also here: {', '.join(others) or 'none'}"
+
+
 class _Page:
     """Collects lines, so that trailing blanks of table cells never reach a pipe."""
 
@@ -122,6 +128,7 @@ class _Page:
         reach = "reachable" if consul.reachable else "NOT REACHABLE"
         rows = (
             ("agent", f"pid {found.pid}, up {span(found.uptime)}"),
+            *([("release", _release(found.releases))] if found.releases else []),
             ("snapshot", f"generation {found.generation}, digest {found.digest or '-'}"),
             ("trust domain", found.trust_domain or "not known yet"),
             ("consul", f"{reach} at {consul.address}, {contact}"),

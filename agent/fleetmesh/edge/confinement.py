@@ -44,6 +44,13 @@ def drop_privileges() -> None:
         raise PrivilegeError("the controller ended meanwhile")
 
 
+def outlive_controller() -> None:
+    """From now on the controller's death is none of this process. Raises PrivilegeError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0) != 0:
+        raise PrivilegeError("the kernel refused to forget the death signal")
+
+
 def keep_freed_memory() -> None:
     """Bulk traffic frees and allocates quarter-megabyte buffers in turns. By default glibc hands
     such blocks back to the kernel each time, and the page faults of getting them again were half of

@@ -56,9 +56,21 @@ class Publish(msgspec.Struct, frozen=True, tag=True):
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
     """Finish what is under way within `seconds`, accept nothing more after the first of them, then
-    exit with 0."""
+    exit with 0.
+
+    With `handover` a socket rides on it, and the controller ends before its worker: that answers
+    HandedOver, serves on as if nothing were, and begins to drain when the socket's other end is
+    closed, which the next controller does once its own workers serve.
+    """
 
     seconds: float
+    handover: bool = False
+
+
+class Part(msgspec.Struct, frozen=True, tag=True):
+    """End what callers have to the local service `service`: its drain is over."""
+
+    service: str
 
 
 class Collect(msgspec.Struct, frozen=True, tag=True):
@@ -79,6 +91,10 @@ class Applied(msgspec.Struct, frozen=True, tag=True):
 
     generation: int
     error: str = ""
+
+
+class HandedOver(msgspec.Struct, frozen=True, tag=True):
+    """The worker will outlive its controller."""
 
 
 class Reported(msgspec.Struct, frozen=True, tag=True):
@@ -113,8 +129,8 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     port: int
 
 
-ToWorker = Publish | Drain | Collect | CollectRecords | Answered | Ejections
-ToController = Applied | Reported | Recorded | Ask | Ejections
+ToWorker = Publish | Drain | Part | Collect | CollectRecords | Answered | Ejections
+ToController = Applied | HandedOver | Reported | Recorded | Ask | Ejections
 
 
 class ChannelClosedError(Exception):

@@ -6,6 +6,8 @@ import os
 import subprocess
 from collections.abc import Mapping
 
+from fleetmesh.plan.releases import End
+
 PATIENCE = 10.0
 
 
@@ -37,6 +39,31 @@ def stop_sockets(unit: str) -> bool:
     except (OSError, subprocess.SubprocessError):
         return False
     return True
+
+
+def end_of(unit: str, environment: Mapping[str, str]) -> End:
+    """How the process of `unit`, whose ExecStopPost= asks, has ended. When systemd cannot be asked
+    it counts as stopped: nobody knows."""
+    try:
+        stopped = stopped_for_good(unit)
+        shown = _systemctl("show", *(f"--property={name}" for name in _OF_AN_END), unit)
+        values = dict(line.split("=", 1) for line in shown.splitlines())
+        started, active, restarts = (int(values[name]) for name in _OF_AN_END)
+    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+        return End(environment.get("SERVICE_RESULT", ""), False, 0, True)
+    return End(environment.get("SERVICE_RESULT", ""), active >= started, restarts, stopped)
+
+
+_OF_AN_END = ("ExecMainStartTimestampMonotonic", "ActiveEnterTimestampMonotonic", "NRestarts")
+"""systemctl(1) has times in microseconds, and READY=1 makes a unit active."""
+
+
+def state_of(unit: str) -> str:
+    """systemd's ActiveState: active, activating, failed, …; unknown when it does not tell."""
+    try:
+        return _systemctl("show", "--property=ActiveState", "--value", unit).strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
 
 
 def job_of(unit: str, listed: str) -> str | None:

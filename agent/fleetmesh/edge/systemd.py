@@ -45,6 +45,11 @@ def watchdog_interval() -> float | None:
     return int(microseconds) / 2_000_000
 
 
+def extend_start(seconds: float) -> None:
+    """The start makes progress: it may take `seconds` from now, sd_notify(3)."""
+    notify(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}")
+
+
 def take_inherited() -> dict[str, int]:
     """The file descriptors that systemd passed, by name: of socket units and of the store.
 

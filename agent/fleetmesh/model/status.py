@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from fleetmesh.model.problem import Problem
+from fleetmesh.model.release import Releases
 from fleetmesh.model.report import Ejected
 from fleetmesh.model.traffic import Upstream
 
@@ -122,7 +123,9 @@ class CaptureStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """`kernel_tls` says whether the kernel encrypts, and if not, why."""
+    """`kernel_tls` says whether the kernel encrypts, and if not, why; `releases` is None for an
+    agent that is no release of a host. `overflows` counts the connections that found a listener's
+    queue full since the agent began, on the whole host."""
 
     version: str
     pid: int
@@ -141,3 +144,5 @@ class Status(msgspec.Struct, frozen=True):
     default_allow: bool = False
     kernel_tls: str = ""
     ejected: tuple[Ejected, ...] = ()
+    releases: Releases | None = None
+    overflows: int = 0

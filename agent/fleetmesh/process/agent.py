@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from fleetmesh import __version__
-from fleetmesh.edge import admin, metrics, systemd
+from fleetmesh.edge import admin, host, metrics, systemd
 from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.edge.ktls import kernel_tls
 from fleetmesh.edge.metrics import Figures
+from fleetmesh.edge.releases import Home, own_home
 from fleetmesh.model.explanation import Question
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
@@ -26,7 +27,7 @@ from fleetmesh.plan.addresses import canonical
 from fleetmesh.plan.destination import key_of
 from fleetmesh.plan.holds import Hold, HoldKind
 from fleetmesh.plan.observed import WatchLeaf
-from fleetmesh.process import reporting
+from fleetmesh.process import probation, reporting
 from fleetmesh.process.explaining import Explainer
 from fleetmesh.process.front import Front
 from fleetmesh.process.mesh import Mesh
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 READY_PATIENCE = 5.0
 """Seconds until the agent is READY although Consul has not answered."""
+READY_POLL = 0.2
 EXIT_FAILED = 1
 
 
@@ -55,12 +57,19 @@ class Agent:
         self._tasks = TaskSet()
         self._stop = asyncio.Event()
         self._ready = False
+        self._succeeded = False
         self._kernel_tls = kernel_tls()
+        home = own_home()
+        state_dir = Path(front.settings.state_dir)
+        self._home = None if home is None else Home(home, state_dir)
+        self._overflows = host.listen_overflows() or 0
 
     async def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop.set)
         self._loop.add_signal_handler(signal.SIGHUP, self._hangup)
+        if systemd.supervised():
+            self._loop.add_signal_handler(signal.SIGWINCH, self._expect_successor)
         if (interval := systemd.watchdog_interval()) is not None:
             self._tasks.spawn(_beat(interval), "watchdog")
         try:
@@ -72,6 +81,9 @@ class Agent:
         self._changed()
         self._verifier.start()
         self._tasks.spawn(self._be_patient(), "patience")
+        if self._home is not None:
+            probation.tell_of_fallback(self._home.read())
+            self._tasks.spawn(probation.serve_out(self._home, self._serves), "probation")
         log.info(
             "agent %s started with %d services",
             __version__,
@@ -97,19 +109,26 @@ class Agent:
         systemd.notify("STOPPING=1", "STATUS=Draining")
         log.info("stopping", extra={"fields": {"event": "stopping"}})
         await self._verifier.close()
-        await self._mesh.end()
+        await self._mesh.end(self._succeeded)
         for server in self._servers:
             await server.close()
         await self._tasks.close()
 
     async def _be_patient(self) -> None:
         await asyncio.sleep(READY_PATIENCE)
-        self._be_ready()
+        while not self._ready:
+            self._be_ready()
+            await asyncio.sleep(READY_POLL)
 
     def _be_ready(self) -> None:
-        if not self._ready:
+        """Not before the workers serve what is known: a release whose workers do not is none."""
+        front = self._front
+        if not self._ready and (front.snapshot is None or front.supervisor.serving):
             self._ready = True
             systemd.notify("READY=1")
+
+    def _serves(self) -> bool:
+        return self._ready and self._front.supervisor.serving
 
     def _changed(self) -> None:
         """The mesh has something new: be ready with the first snapshot, tell systemd."""
@@ -126,6 +145,10 @@ class Agent:
                 mesh.keeper.status().state,
             )
         )
+
+    def _expect_successor(self) -> None:
+        """ExecStop= of the unit: what follows is a restart."""
+        self._succeeded = True
 
     def _hangup(self) -> None:
         self._tasks.spawn(self.reload(), "reload")
@@ -185,6 +208,8 @@ class Agent:
             default_allow=snapshot.default_allow if snapshot else False,
             kernel_tls=self._kernel_tls,
             ejected=reporting.ejected(reports),
+            releases=None if self._home is None else self._home.read(),
+            overflows=max((host.listen_overflows() or 0) - self._overflows, 0),
         )
 
     async def figures(self) -> Figures:

@@ -63,6 +63,11 @@ class CaptureKeeper:
     async def stop(self) -> None:
         await self._tasks.close()
 
+    @property
+    def captured(self) -> frozenset[str]:
+        """The services whose connections are captured, or were when an agent last ran."""
+        return frozenset(service.name for service in self._in_force.services)
+
     async def apply(
         self,
         settings: Settings,

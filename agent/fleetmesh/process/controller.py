@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 EXIT_INVALID = 2
+STEP_PATIENCE = 15.0
+"""Seconds that each step of the start may take, the first as TimeoutStartSec= of the unit says."""
 
 
 def run(agent_file: Path, services_dir: Path) -> int:
@@ -45,7 +47,9 @@ async def _main(files: tuple[Path, Path], settings: Settings, ports: Allocation)
         log.error("%s", problem, extra={"fields": {"event": "start_failed"}})
     if problems:
         return EXIT_FAILED
+    systemd.extend_start(STEP_PATIENCE)
     await asyncio.gather(front.start(), asyncio.to_thread(_load_the_rest))
+    systemd.extend_start(STEP_PATIENCE)
     from fleetmesh.edge import consul_link
     from fleetmesh.edge.consul import ConsulClient
     from fleetmesh.process.agent import Agent

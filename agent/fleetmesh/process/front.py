@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 
 from msgspec.structs import replace
 
+from fleetmesh.edge import systemd
 from fleetmesh.edge.ipc import Listener
 from fleetmesh.model import snapshot as snapshots
 from fleetmesh.model.problem import Problem
@@ -19,7 +21,13 @@ from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.ports import Allocation
 from fleetmesh.process.cache import SnapshotCache
 from fleetmesh.process.memory import keep_snapshot, recall_snapshot, save_ports
-from fleetmesh.process.sockets import Sockets, Wanted, exposed_listeners, wanted_listeners
+from fleetmesh.process.sockets import (
+    SUCCESSOR,
+    Sockets,
+    Wanted,
+    exposed_listeners,
+    wanted_listeners,
+)
 from fleetmesh.process.supervisor import Supervisor
 from fleetmesh.process.workers import Publication
 from fleetmesh.settings import Settings, WorkerSettings
@@ -82,6 +90,7 @@ class Front:
                 self.sockets.sockets,
             )
         )
+        self.sockets.succeed()
         self.snapshot, self.digest, self._given = snapshot, digest, listeners
         self.sockets.close_unexposed(exposed)
         keep_snapshot(snapshot)
@@ -100,6 +109,14 @@ class Front:
             },
         )
         return [*unopened, *(Problem("workers", failure) for failure in failures)]
+
+    async def hand_over(self) -> None:
+        """Leave the workers to serve until those of the next agent do. The sign for it waits in
+        systemd's store, which drops it should the unit stop for good."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            systemd.store(SUCCESSOR, ours.fileno())
+            await self.supervisor.hand_over(theirs.fileno())
 
     def _wanted(self, snapshot: Snapshot | None) -> tuple[Wanted, ...]:
         exposed = _exposed(snapshot) if snapshot is not None else []

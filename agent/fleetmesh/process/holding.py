@@ -125,10 +125,11 @@ class Holder:
                 under_way[one.service] = under_way.get(one.service, 0) + one.count
         self._under_way = under_way
         after = plan.progressed(self._holds, under_way, time.time(), self._told_to_consul())
-        for hold in set(after) - set(self._holds):
+        over = set(after) - set(self._holds)
+        for hold in over:
             fields = {"event": "drained", "service": hold.service, "left": str(hold.left)}
             log.info(
-                "%s is drained, %d exchanges are still under way",
+                "%s is drained, %d exchanges that were still under way are ended",
                 hold.service,
                 hold.left,
                 extra={"fields": fields},
@@ -143,3 +144,5 @@ class Holder:
             log.error("held services are not written: %s", error)
             self._holds = after
             self._tell()
+        for hold in over:
+            await self._supervisor.part(hold.service)

@@ -98,8 +98,9 @@ class Mesh:
         self._loop.call_later(FIRST_PATIENCE, self._mark)
         self._loop.call_later(FULL_PATIENCE, self._mark)
 
-    async def end(self) -> None:
-        """Stop deciding, then let the workers finish. Capture rules stay."""
+    async def end(self, succeeded: bool) -> None:
+        """Stop deciding, then let the workers finish, or serve on until the agent that is about to
+        start has its own. Capture rules stay."""
         await self._tasks.close()
         await self.uses.close()
         await self.observer.close()
@@ -107,7 +108,10 @@ class Mesh:
         await self.registrar.close()
         await self.keeper.stop()
         await self.naming.close()
-        await self.front.supervisor.drain()
+        if succeeded:
+            await self.front.hand_over()
+        else:
+            await self.front.supervisor.drain()
         await self.front.cache.close()
 
     async def _resolve(self, address: str, port: int) -> None:
@@ -190,11 +194,15 @@ class Mesh:
         self._changed()
 
     async def _capture(self, settings: Settings) -> None:
-        """Capture those services that have an identity."""
+        """Capture those services that have an identity, or had one: a certificate that has run
+        out, or that Consul gives no more, is no reason to let them talk in the clear."""
         services = self.front.snapshot.services if self.front.snapshot else ()
         identified = {service.name for service in services if service.leaf is not None}
         await self.keeper.apply(
-            _only(settings, identified), self.front.ports.outbound, self.uids, self.naming.port
+            _only(settings, identified | self.keeper.captured),
+            self.front.ports.outbound,
+            self.uids,
+            self.naming.port,
         )
 
     async def reload(self, handed: str | None = None) -> list[Problem]:

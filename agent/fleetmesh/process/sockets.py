@@ -25,8 +25,11 @@ PLAIN = "plain"
 ADMIN = "admin"
 METRICS = "metrics"
 SNAPSHOT = "snapshot"
+SUCCESSOR = "successor"
+"""Closed by an agent that serves: the sign that the workers of the one before it wait for."""
 DNS = {"dns4": "127.0.0.1", "dns6": "::1"}
 DNS_NAMES = {f"{name}.{kind}" for name in DNS for kind in ("udp", "tcp")}
+KEPT = {ADMIN, METRICS, SNAPSHOT, SUCCESSOR} | DNS_NAMES
 ADMIN_MODE = 0o660
 
 
@@ -130,7 +133,7 @@ class Sockets:
         for name in self._open.keys() - names:
             self._open.pop(name)[1].close()
             systemd.forget(name)
-        for name in self._inherited.keys() - names - {ADMIN, METRICS, SNAPSHOT} - DNS_NAMES:
+        for name in self._inherited.keys() - names - KEPT:
             os.close(self._inherited.pop(name))
             systemd.forget(name)
 
@@ -175,6 +178,13 @@ class Sockets:
                     raise
                 found.append(sock)
         return found
+
+    def succeed(self) -> None:
+        """Tell the workers of the agent before us, where there are any, that ours serve."""
+        sign = self._inherited.pop(SUCCESSOR, None)
+        if sign is not None:
+            os.close(sign)
+            systemd.forget(SUCCESSOR)
 
     def inherited_snapshot(self) -> int | None:
         """The file descriptor of the last snapshot that a predecessor stored; the caller's."""

@@ -112,10 +112,23 @@ class Supervisor:
         ordered = sorted(itertools.chain(*found), key=lambda record: record.time)
         return tuple(ordered[max(len(ordered) - limit, 0) :])
 
+    async def part(self, service: str) -> None:
+        """End what callers have to the local service."""
+        await asyncio.gather(*(worker.part(service) for worker in self.workers))
+
     async def drain(self) -> None:
         """End all workers, each with the time to finish what it carries."""
         self._stopping = True
         await asyncio.gather(*(worker.drain(self._drain_timeout) for worker in self.workers))
+        await self._tasks.close()
+
+    async def hand_over(self, sign: int) -> None:
+        """Let all workers serve on without us until the other end of the socket `sign` is closed.
+        Those that are being drained already are waited for."""
+        self._stopping = True
+        leaving, staying = tuple(self._leaving), tuple(self._workers.values())
+        await asyncio.gather(*(worker.hand_over(self._drain_timeout, sign) for worker in staying))
+        await asyncio.gather(*(worker.wait() for worker in leaving))
         await self._tasks.close()
 
     async def _add(self, restarts: int = 0) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -15,7 +16,6 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import re2
@@ -28,6 +28,7 @@ from fleetmesh.edge.confinement import (
     drop_privileges,
     keep_freed_memory,
     open_files,
+    outlive_controller,
     raise_open_files,
 )
 from fleetmesh.edge.ipc import (
@@ -40,8 +41,8 @@ from fleetmesh.edge.ipc import (
     CollectRecords,
     Drain,
     Ejections,
-    Listener,
-    ListenerKind,
+    HandedOver,
+    Part,
     Publish,
     Recorded,
     Reported,
@@ -49,25 +50,21 @@ from fleetmesh.edge.ipc import (
 )
 from fleetmesh.edge.systemd import setup_logging
 from fleetmesh.edge.tls import IdentityError, client_context, server_context
-from fleetmesh.model.report import Direction, Ejection, Report, Served
+from fleetmesh.model.report import Ejection, Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
+from fleetmesh.process.accepting import Acceptor
 from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.asking import Questions
-from fleetmesh.proxy.crowd import TurnedAway, most_connections
-from fleetmesh.proxy.keepalive import keep_alive
-from fleetmesh.proxy.listener import (
-    ExposedArrival,
-    InboundArrival,
-    OutboundArrival,
-    PlainArrival,
-)
+from fleetmesh.proxy.crowd import most_connections
+from fleetmesh.proxy.parting import part
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
 from fleetmesh.proxy.warm import warm
 from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
 
 _log = logging.getLogger("fleetmesh.process.worker")  # run as __main__
 
-BACKLOG = 4096
+HANDOVER = 60.0
+"""Seconds that a worker waits for the next agent's workers; as long as systemd lets one start."""
 _EMPTY = Snapshot("", "", "", (), (), ())
 
 
@@ -92,8 +89,7 @@ class Worker:
         self._plane.share = self._share
         self._upstream = settings.upstream
         self._workers = settings.workers
-        self._sockets: dict[str, socket.socket] = {}
-        self._servers: dict[Listener, asyncio.Server] = {}
+        self._acceptor = Acceptor(self._plane)
         self._leaves: dict[str, tuple[tuple[str, ...], Leaf]] = {}
 
     async def run(self) -> None:
@@ -106,21 +102,21 @@ class Worker:
                 await self._answer(message)
             elif isinstance(message, Answered | Ejections):
                 self._learn(message)
+            elif isinstance(message, Part):
+                part(self._plane, message.service)
             elif isinstance(message, Drain):
-                await self._drain(message.seconds)
+                if message.handover:
+                    await self._await_successor(socket.socket(fileno=fds[0]))
+                await self._drain(message.seconds, 0.0 if message.handover else GRACE)
                 return
 
     async def _publish(self, message: Publish, fds: Sequence[int]) -> None:
-        for name, fd in zip(message.attached, fds, strict=False):
-            replaced = self._sockets.pop(name, None)
-            if replaced is not None:
-                replaced.close()
-            self._sockets[name] = socket.socket(fileno=fd)
+        self._acceptor.take(message.attached, fds)
         first = not self._plane.table.generation
         problems = await self._swap(message)
         if problems is None:
             return
-        await self._listen(message.listeners, frozenset(message.attached), problems)
+        problems += await self._acceptor.listen(message.listeners, frozenset(message.attached))
         if first:
             # What exists now stays: no collection need ever look at it again.
             gc.collect()
@@ -190,30 +186,6 @@ class Worker:
             and known.not_after > time.time()
         )
 
-    async def _listen(
-        self, listeners: Sequence[Listener], attached: frozenset[str], problems: list[str]
-    ) -> None:
-        """Accept on exactly `listeners`; a socket that came anew replaces the one of its name."""
-        loop = asyncio.get_running_loop()
-        for listener in set(self._servers) - set(listeners):
-            self._servers.pop(listener).close()
-        for listener in listeners:
-            if listener in self._servers:
-                if listener.name not in attached:
-                    continue
-                self._servers.pop(listener).close()
-            sock = self._sockets.get(listener.name)
-            if sock is None:
-                problems.append(f"{listener.name}: no socket came for it")
-                continue
-            keep_alive(sock, self._plane.tcp.keepalive)
-            self._servers[listener] = await loop.create_server(
-                _Factory(self._plane, listener), sock=sock.dup(), backlog=BACKLOG
-            )
-        names = {listener.name for listener in listeners}
-        for name in set(self._sockets) - names:
-            self._sockets.pop(name).close()
-
     async def _answer(self, question: Collect | CollectRecords) -> None:
         if isinstance(question, Collect):
             await self._channel.send(Reported(question.request, self._report()))
@@ -258,35 +230,44 @@ class Worker:
             ejected=table.ejected(),
         )
 
-    async def _drain(self, seconds: float) -> None:
+    async def _await_successor(self, sign: socket.socket) -> None:
+        """Serve on until the next agent does, whether or not this one's controller lives."""
+        sign.setblocking(False)
+        outlive_controller()
+        await self._channel.send(HandedOver())
+        listening = asyncio.ensure_future(self._keep_listening())
+        with sign, contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(HANDOVER):
+                await asyncio.get_running_loop().sock_recv(sign, 1)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+    async def _drain(self, seconds: float, grace: float) -> None:
         """Finish what is under way, but not for longer than `seconds`.
 
-        For as long as idle connections are given to go quietly, new ones are still accepted, for
-        one request each: an agent that restarts has no successor yet, and callers should not
-        wait longer than its start takes.
+        For `grace` seconds new connections are still accepted, for one request each: where there
+        is no successor, callers should not wait longer than need be for one. A worker whose
+        successor serves has none to give, and no controller.
         """
         plane = self._plane
         begin = time.monotonic()
         end = begin + seconds
-        last_accepted = begin + min(GRACE, seconds / 2)
+        last_accepted = begin + min(grace, seconds / 2)
+        if not grace:
+            self._acceptor.stop()
         plane.drain()
         collecting = asyncio.ensure_future(self._keep_listening())
-        while plane.connections and time.monotonic() < end and not collecting.done():
-            await asyncio.wait({collecting}, timeout=0.05)
+        while plane.connections and time.monotonic() < end and not (collecting.done() and grace):
+            await asyncio.sleep(0.05)
             if time.monotonic() >= last_accepted:
-                self._stop_accepting()
-        self._stop_accepting()
+                self._acceptor.stop()
+        self._acceptor.stop()
         collecting.cancel()
         await asyncio.gather(collecting, return_exceptions=True)
         left = plane.abort_all()
         fields = {"event": "drained", "cut": str(left)}
         _log.info("drained, %d connections cut", left, extra={"fields": fields})
         await asyncio.sleep(0)
-
-    def _stop_accepting(self) -> None:
-        for server in self._servers.values():
-            server.close()
-        self._servers.clear()
 
     async def _keep_listening(self) -> None:
         """A draining worker still answers Collect, and a new denial still ends what it forbids;
@@ -303,37 +284,8 @@ class Worker:
                 await self._answer(message)
             elif isinstance(message, Answered | Ejections):
                 self._learn(message)
-
-
-_DIRECTIONS = {
-    ListenerKind.OUTBOUND: Direction.OUTBOUND,
-    ListenerKind.INBOUND: Direction.INBOUND,
-}
-
-
-class _Factory:
-    """Makes the protocol of a connection that a listener accepted."""
-
-    __slots__ = ("_listener", "_plane")
-
-    def __init__(self, plane: Plane, listener: Listener) -> None:
-        self._plane = plane
-        self._listener = listener
-
-    def __call__(self) -> Any:
-        plane, listener = self._plane, self._listener
-        if len(plane.connections) >= plane.most_connections:
-            direction = _DIRECTIONS.get(listener.kind, Direction.PLAIN)
-            return TurnedAway(plane, direction, listener.service, listener.upstream)
-        match listener.kind:
-            case ListenerKind.OUTBOUND:
-                return OutboundArrival(self._plane, listener.service, listener.upstream)
-            case ListenerKind.INBOUND:
-                return InboundArrival(self._plane, listener.service)
-            case ListenerKind.PLAIN:
-                return PlainArrival(self._plane)
-            case ListenerKind.EXPOSED:
-                return ExposedArrival(self._plane)
+            elif isinstance(message, Part):
+                part(self._plane, message.service)
 
 
 def _identity(snapshot: Snapshot, leaf: Leaf, share: bool) -> Identity:

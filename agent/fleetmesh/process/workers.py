@@ -24,7 +24,9 @@ from fleetmesh.edge.ipc import (
     CollectRecords,
     Drain,
     Ejections,
+    HandedOver,
     Listener,
+    Part,
     Publish,
     Recorded,
     Reported,
@@ -100,6 +102,7 @@ class Worker:
         self._has: dict[str, socket.socket] = {}
         self._publishing = asyncio.Lock()
         self._applied: asyncio.Future[Applied] | None = None
+        self._handed_over = asyncio.Event()
         self._asking: dict[int, asyncio.Future[Reported | Recorded]] = {}
         self._asked = 0
         tasks.spawn(self._listen(), f"worker {number} channel")
@@ -224,6 +227,13 @@ class Worker:
         finally:
             self._asking.pop(question.request, None)
 
+    async def part(self, service: str) -> None:
+        """End what callers have to `service`. A worker that is gone has nothing of it."""
+        try:
+            await self._channel.send(Part(service))
+        except ChannelClosedError:
+            pass
+
     async def drain(self, seconds: float) -> None:
         """Let it finish, then wait until it is gone; killed when it takes too long."""
         self.draining = True
@@ -235,6 +245,19 @@ class Worker:
             self.kill()
             await self._process.wait()
 
+    async def hand_over(self, seconds: float, sign: int) -> bool:
+        """Let it serve on without us, until the other end of the socket `sign` is closed, and then
+        drain. Whether it will: one that does not say so in time is killed."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(REPORT_TIMEOUT):
+                await self._channel.send(Drain(seconds, handover=True), [sign])
+                await self._handed_over.wait()
+        except (ChannelClosedError, TimeoutError):
+            self.kill()
+            return False
+        return True
+
     async def _listen(self) -> None:
         try:
             while True:
@@ -243,6 +266,8 @@ class Worker:
                     self._heard(message)
                 elif isinstance(message, Ejections):
                     self._share(self, message.ejections)
+                elif isinstance(message, HandedOver):
+                    self._handed_over.set()
                 elif isinstance(message, Ask):
                     self._tasks.spawn(self._answer(message), f"question of worker {self.number}")
         except ChannelClosedError as error:

@@ -19,6 +19,7 @@ from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
+from fleetmesh.proxy.tunnel import WebSocketRelay
 from fleetmesh.proxy.turn import Turns, crowded, elsewhere
 from fleetmesh.proxy.upstream import Upstream
 
@@ -156,10 +157,7 @@ class Exchange(Turns):
         ):
             return False
         tries = len(self._tried) + 1
-        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
-        if tries > policy.count or self.plane.now + wait >= self.until:
-            return False
-        if not self.afford(policy.budget):
+        if tries > policy.count or not self.afford(policy.budget):
             return False
         self.series.retried(self.site.route_name)
         self._tried.append(lane.endpoint_id)
@@ -167,6 +165,7 @@ class Exchange(Turns):
         self.forsake_rival()
         self._ticket += 1
         self._replay(kept)
+        wait = pause(tries, random.random())  # noqa: S311 -- jitter is no secret
         self.plane.loop.call_later(wait, self._retry, self._ticket)
         return True
 
@@ -189,6 +188,9 @@ class Exchange(Turns):
 
     def _retry(self, ticket: int) -> None:
         if ticket != self._ticket:
+            return
+        if time.monotonic() >= self.until:
+            self.refuse(Refusal.REQUEST_TIMEOUT)
             return
         lane = self.site.lane(self._tried)
         if isinstance(lane, Refusal):
@@ -345,7 +347,8 @@ class Exchange(Turns):
         if self.write_paused:
             upstream.hold()
         idle_timeout = self.idle_timeout
-        relay = Relay(self.plane, self.site, self.series, self.peer, idle_timeout)
+        kind: type[Relay] = WebSocketRelay if self.upgrade.lower() == b"websocket" else Relay
+        relay = kind(self.plane, self.site, self.series, self.peer, idle_timeout)
         relay.began = self.began
         relay.request = self
         relay.pool = upstream.lane.pool
@@ -354,6 +357,7 @@ class Exchange(Turns):
         if leg is not None and leg.stream_timeout:
             relay.end_after(leg.stream_timeout - (time.monotonic() - self.started))
         relay.join(self.transport, upstream.transport)
+        relay.passed(early, rest)
         self.transport.write(head + rest)
         if early:
             upstream.transport.write(early)

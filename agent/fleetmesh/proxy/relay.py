@@ -126,6 +126,9 @@ class Relay:
         destination.set_protocol(self.destination)
         self.start()
 
+    def passed(self, from_caller: bytes, from_destination: bytes) -> None:
+        """What went through before they were joined."""
+
     def start(self) -> None:
         """Both ends have their transports; the series counts the connection already."""
         self.plane.connections.add(self)
@@ -163,6 +166,10 @@ class Relay:
         if not self.site.recheck(self.request):
             self.plane.cut(self.site, self.peer, self.request)
             self.abort()
+
+    def part(self) -> None:
+        """End it as politely as what it carries allows: of bytes nobody knows."""
+        self.abort()
 
     def abort(self) -> None:
         for end in (self.caller, self.destination):

@@ -94,8 +94,16 @@ class Tries(Downstream):
                     return False
                 told = True
                 timeout = min(timeout, left) if timeout else left
+        own = leg is not None and leg.timeout is not None
         self.limit(timeout, idle_timeout)
         self.latest = latest
+        begins = self.plane.http.request_timeout
+        if not own and 0.0 < begins < self.waits:
+            # The caller leaves more time than an answer may take to begin.
+            self.waits = begins
+            self.patience = min(begins, self.look)
+            if self.phase == WAIT:
+                self.deadline = self.plane.now + self.patience
         if told:
             self.lines.append(deadline_line(timeout or 0.0))
         if leg is not None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 PATHS = (
     "/etc/fleetmesh",
+    "/etc/modules-load.d/fleetmesh.conf",
+    "/etc/sysctl.d/10-fleetmesh.conf",
     "/opt/fleetmesh",
     "/run/fleetmesh",
     "/usr/local/bin/fleetmesh",

@@ -8,10 +8,15 @@ status=CODE                answer with this status
 size=BYTES                 pad the answer by so many bytes
 stream=N                   N chunks instead of JSON, interval=SECONDS apart, size=BYTES each
 echo                       the request's body back, as it arrives
+call=URL                   ask URL first; its status and instance stand in the answer as "called",
+                           and one that does not answer 200 makes the answer 502
 
 A parameter that is no number is answered with 400. A WebSocket on any path, and TCP on
-port + 1000, echo. /health answers 503 while the file /run/SERVICE/sick exists; everything else
-keeps answering. It knows nothing of a mesh.
+port + 1000, echo. It knows nothing of a mesh. Files make it faulty while they exist:
+
+/run/SERVICE/sick          /health answers 503; everything else keeps answering
+/run/SERVICE/slow          everything but /health waits for the number of seconds in it
+/run/SERVICE/broken        everything but /health answers 500 at once
 """
 
 from __future__ import annotations
@@ -21,7 +26,9 @@ import asyncio
 import logging
 import socket
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import uvloop
 from aiohttp import WSMsgType, web
 
@@ -35,6 +42,9 @@ class App:
         self._service = service
         self._instance = f"{socket.gethostname()}/{service}"
         self._sick = Path(f"/run/{service}/sick")
+        self._slow = Path(f"/run/{service}/slow")
+        self._broken = Path(f"/run/{service}/broken")
+        self._client: aiohttp.ClientSession | None = None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() == "websocket":
@@ -46,6 +56,13 @@ class App:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         query = request.query
+        if request.path != "/health":
+            if self._broken.exists():
+                return web.json_response(
+                    {"instance": self._instance, "error": "broken"}, status=500
+                )
+            if self._slow.exists():
+                await asyncio.sleep(float(self._slow.read_text()))
         if "delay" in query:
             await asyncio.sleep(float(query["delay"]))
         if "echo" in query:
@@ -58,13 +75,31 @@ class App:
         status = int(query.get("status", "200"))
         if request.path == "/health" and self._sick.exists():
             status = 503
-        return self._describe(request, received, status)
+        called = await self._call(query["call"]) if "call" in query else {}
+        if called and called["status"] != 200:
+            status = 502
+        return self._describe(request, received, status, called)
 
-    def _describe(self, request: web.BaseRequest, received: int, status: int) -> web.Response:
+    async def _call(self, url: str) -> dict[str, Any]:
+        """Ask `url` over kept connections, once; `status` is 0 when there is no answer."""
+        if self._client is None:
+            self._client = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=20)
+            )
+        try:
+            async with self._client.get(url) as response:
+                answer = await response.json()
+                return {"status": response.status, "instance": answer["instance"]}
+        except (TimeoutError, OSError, ValueError, KeyError, aiohttp.ClientError) as error:
+            return {"status": 0, "error": f"{type(error).__name__}: {error}"}
+
+    def _describe(
+        self, request: web.BaseRequest, received: int, status: int, called: dict[str, Any]
+    ) -> web.Response:
         headers: dict[str, str] = {}
         for name, value in request.headers.items():
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        answer = {
+        answer: dict[str, Any] = {
             "instance": self._instance,
             "service": self._service,
             "method": request.method,
@@ -73,6 +108,8 @@ class App:
             "headers": headers,
             "body_bytes": received,
         }
+        if called:
+            answer["called"] = called
         padding = int(request.query.get("size", "0"))
         if padding:
             answer["padding"] = "x" * padding

@@ -62,7 +62,7 @@ def test_a_drain_that_is_not_waited_for(agent: FakeAgent, run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("left", "code", "last"),
-    [(0, 0, "cart: drained"), (3, 1, "cart: drained, 3 still under way")],
+    [(0, 0, "cart: drained"), (3, 1, "cart: drained, 3 still under way were ended")],
 )
 def test_a_drain_is_followed_to_its_end(
     agent: FakeAgent,

@@ -17,7 +17,7 @@ from fleetmesh.cli import app
 
 VERBS = (
     *("agent", "status", "requests", "check", "capture", "acl", "validate"),
-    *("maintenance", "drain", "undrain", "reload", "version"),
+    *("maintenance", "drain", "undrain", "reload", "release", "version"),
 )
 
 

@@ -28,6 +28,21 @@ def test_capabilities_go_and_cannot_come_back() -> None:
     assert status["NoNewPrivs"] == "1"
 
 
+def test_a_worker_that_was_handed_over_forgets_its_death_signal() -> None:
+    """prctl(2): PR_GET_PDEATHSIG is 2."""
+    signals = outcome(
+        "import ctypes\n"
+        "libc, number = ctypes.CDLL(None), ctypes.c_int()\n"
+        "def signal():\n"
+        "    libc.prctl(2, ctypes.byref(number)); return number.value\n"
+        "confinement.drop_privileges()\n"
+        "before = signal()\n"
+        "confinement.outlive_controller()\n"
+        "print(json.dumps([before, signal()]))"
+    )
+    assert signals == [15, 0]
+
+
 def test_as_many_files_as_the_hard_limit_allows() -> None:
     soft, hard = outcome(
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512))\n"

@@ -23,6 +23,13 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
         yield sock
 
 
+def test_a_step_of_the_start_asks_for_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(systemd.daemon, "notify", said.append)
+    systemd.extend_start(15.0)
+    assert said == ["EXTEND_TIMEOUT_USEC=15000000"]
+
+
 def test_notify_sends_all_assignments_together(manager: socket.socket) -> None:
     systemd.notify("READY=1", "STATUS=well")
     assert manager.recv(1000) == b"READY=1\nSTATUS=well"

@@ -21,6 +21,10 @@ class FakeSupervisor:
 
     def __init__(self, under_way: int = 0) -> None:
         self.under_way = under_way
+        self.parted: list[str] = []
+
+    async def part(self, service: str) -> None:
+        self.parted.append(service)
 
     async def collect(self) -> tuple[Report, ...]:
         one = Report(1, 1, under_way=(UnderWay("web", self.under_way),))
@@ -86,10 +90,15 @@ async def test_a_drain_runs_through_its_phases_and_is_kept(tmp_path: Path) -> No
     assert holder(tmp_path, supervisor, ignore).held() == {}
 
 
-async def test_a_drain_out_of_time_tells_what_was_left(tmp_path: Path) -> None:
-    one = holder(tmp_path, FakeSupervisor(under_way=3), ignore)
+async def test_a_drain_out_of_time_tells_what_was_left_and_ends_it(tmp_path: Path) -> None:
+    supervisor = FakeSupervisor(under_way=3)
+    one = holder(tmp_path, supervisor, ignore)
     await drained(one, within=0.1)
+    assert supervisor.parted == []
     await eventually(lambda: (status := one.status("web")) and status.left == 6)
+    await eventually(lambda: supervisor.parted == ["web"])
+    await asyncio.sleep(0.1)
+    assert supervisor.parted == ["web"]
     await one.close()
 
 

@@ -10,7 +10,7 @@ from tests.support.consul import free_ports
 
 from fleetmesh.edge.ipc import Listener, ListenerKind
 from fleetmesh.plan.ports import Allocation
-from fleetmesh.process.sockets import Address, Sockets, Wanted, wanted_listeners
+from fleetmesh.process.sockets import SUCCESSOR, Address, Sockets, Wanted, wanted_listeners
 
 
 def wanted(name: str, port: int, host: str = "127.0.0.1") -> Wanted:
@@ -80,6 +80,20 @@ def test_inherited_but_undeclared_is_closed() -> None:
     sockets = Sockets({"in.gone": socket.create_server(("127.0.0.1", port)).detach()})
     sockets.close_unwanted(())
     assert not reachable(port)
+
+
+def test_the_sign_for_the_agent_before_is_given_once_we_serve() -> None:
+    """Not before: closing what nobody wants any more is done earlier than serving."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    sockets = Sockets({SUCCESSOR: ours.detach()})
+    sockets.close_unwanted(())
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
+    sockets.succeed()
+    assert theirs.recv(1) == b""
+    sockets.succeed()
+    theirs.close()
 
 
 def test_every_taken_port_is_a_problem_of_its_own() -> None:

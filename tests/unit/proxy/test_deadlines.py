@@ -15,7 +15,7 @@ from tests.support.instances import instances
 
 from fleetmesh.core.lane import DEFAULTS
 from fleetmesh.model.traffic import Protocol, Retries, Route, Tries, Upstream
-from fleetmesh.settings import UpstreamSettings, WorkerSettings
+from fleetmesh.settings import HttpSettings, UpstreamSettings, WorkerSettings
 
 LEFT = "x-fleetmesh-deadline-ms"
 
@@ -64,10 +64,22 @@ async def test_the_time_bounds_the_answer_and_the_retries() -> None:
             began = time.monotonic()
             status, fields, _ = await there.ask(f"GET {path}", f"{LEFT}: 700")
             assert status in (503, 504)
-            assert fields.get("x-fleetmesh-reason", "request_timeout") == "request_timeout"
+            reason = fields.get("x-fleetmesh-reason", "request_timeout")
+            assert reason in ("request_timeout", "deadline_exceeded")  # whoever is first
             assert time.monotonic() - began < 3.0
         _, _, content = await there.ask("GET /drip?n=30&gap=0.2", f"{LEFT}: 700")
         assert not content.endswith(b"0\r\n\r\n")
+
+
+async def test_a_caller_cannot_lengthen_what_holds() -> None:
+    """An answer still has to begin in time."""
+    settings = WorkerSettings(http=HttpSettings(request_timeout=0.6))
+    async with instances(1, settings=settings) as load:
+        load.instances[0].delay = 4.0
+        began = time.monotonic()
+        request = f"GET / HTTP/1.1\r\nHost: api\r\n{LEFT}: 60000\r\n\r\n"
+        assert b" 504 " in await load.ask(request.encode())
+        assert 0.6 <= time.monotonic() - began < 2.5
 
 
 async def test_the_next_request_of_the_connection_has_its_own_time() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fleetmesh.process.controller import STEP_PATIENCE
+
 ROOT = Path(__file__).resolve().parents[3]
 UNITS = (
     "fleetmesh-agent.service",
@@ -106,14 +108,49 @@ def test_agent_survives_what_it_promises(units: Path) -> None:
         "Type=notify",
         "Restart=always",
         "RestartPreventExitStatus=2",
-        "KillMode=mixed",
+        "KillMode=process",
         "User=fleetmesh",
         "AmbientCapabilities=CAP_NET_ADMIN",
         "CapabilityBoundingSet=CAP_NET_ADMIN",
         "OnFailure=fleetmesh-failsafe.service",
+        "OOMPolicy=continue",
+        f"TimeoutStartSec={STEP_PATIENCE:g}",
     ):
         assert f"\n{line}\n" in text
     assert "CAP_" not in text.replace("CAP_NET_ADMIN", "")
+
+
+def test_the_release_before_judges_a_failing_one(units: Path) -> None:
+    """Only after a failure, and only where there is another: a restart has connections waiting."""
+    text = (units / "fleetmesh-agent.service").read_text().replace("\\\n", "")
+    home = units.parent / "home"
+    script = re.search(rf"^ExecStopPost=-\+/bin/sh -c '(.*{home}/previous.*)'$", text, re.MULTILINE)
+    assert script
+    command = ["sh", "-c", script[1].replace("$$", "$")]
+    old = home / "releases/old/bin"
+    old.mkdir(parents=True)
+    (home / "releases/new").mkdir()
+    (old / "fleetmesh").write_text('#!/bin/sh\necho "$@"\n')
+    (old / "fleetmesh").chmod(0o755)
+
+    def said(result: str) -> str:
+        environment = {**os.environ, "SERVICE_RESULT": result}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        return done.stdout
+
+    (home / "current").rename(home / "kept")
+    try:
+        (home / "current").symlink_to("releases/new")
+        assert said("exit-code") == ""
+        (home / "previous").symlink_to("releases/old")
+        assert said("exit-code") == "release judge\n"
+        assert said("success") == ""
+        (home / "current").unlink()
+        (home / "current").symlink_to("releases/old")
+        assert said("timeout") == ""
+        (home / "current").unlink()
+    finally:
+        (home / "kept").rename(home / "current")
 
 
 def test_the_token_is_a_credential_that_a_reload_replaces(units: Path) -> None:
