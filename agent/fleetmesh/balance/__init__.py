@@ -12,7 +12,7 @@ from fleetmesh.balance.ring_hash import RingHash
 from fleetmesh.balance.round_robin import RoundRobin
 from fleetmesh.balance.zonal import Zonal
 
-__all__ = ["COUNTING", "DEFAULT", "HASHING", "PICKERS", "Picker", "picker"]
+__all__ = ["COUNTING", "DEFAULT", "HASHING", "PICKERS", "Picker", "picker_of"]
 
 DEFAULT = "peak_ewma"
 PICKERS: dict[str, type[Picker]] = {
@@ -27,7 +27,7 @@ COUNTING = frozenset({"round_robin"})
 HASHING = frozenset({"ring_hash", "maglev"})
 
 
-def picker(policy: str, choices: Choices) -> Picker:
+def picker_of(policy: str, choices: Choices) -> Picker:
     """By its name in PICKERS; where a zone is to be preferred, within it. A hash knows no zones:
     the same request is to lead to the same endpoint, wherever it comes from."""
     algorithm = PICKERS[policy]

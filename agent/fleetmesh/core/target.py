@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from fleetmesh.balance import COUNTING, DEFAULT, HASHING, Picker, picker
+from fleetmesh.balance import COUNTING, DEFAULT, HASHING, Picker, picker_of
 from fleetmesh.balance.choices import EVENLY, Choices
 from fleetmesh.balance.hashing import mixed
 from fleetmesh.balance.latency import Latency
@@ -101,7 +101,7 @@ class TargetEntry:
             if previous is not None and previous.places == places and previous.suits(choices):
                 self._own_picker = previous._own_picker
             else:
-                self._own_picker = picker(policy, choices)
+                self._own_picker = picker_of(policy, choices)
         self._picker = self._own_picker
         self._serving = places
         self._outliers = outliers

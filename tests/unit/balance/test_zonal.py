@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from fleetmesh.balance import HASHING, PICKERS, picker
+from fleetmesh.balance import HASHING, PICKERS, picker_of
 from fleetmesh.balance.choices import Choices
 from fleetmesh.balance.hashing import mixed
 from fleetmesh.model.traffic import Balancing
@@ -17,7 +17,7 @@ def picked(policy: str, active: list[int], zone: str = "here", count: int = 2000
     balancing = Balancing(policy, local_zone=zone, spill=8)
     ids = [f"node{at}/api" for at in range(len(ZONES))]
     choices = Choices(ids, [1] * len(ZONES), 1, balancing, active.__getitem__, None, ZONES)
-    chosen = picker(policy, choices)
+    chosen = picker_of(policy, choices)
     return Counter(chosen.pick(mixed(number), 1.0) for number in range(count))
 
 
