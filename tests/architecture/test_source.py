@@ -144,7 +144,7 @@ def test_proofs_of_whole_packages_exist() -> None:
     ("package", "registry", "helpers"),
     [
         ("balance", PICKERS, {"choices", "hashing", "latency", "picker", "zonal"}),
-        ("capture", METHODS, {"attributes", "bytecode", "ruleset", "switch", "view"}),
+        ("capture", METHODS, {"attributes", "bypass", "bytecode", "ruleset", "switch", "view"}),
         ("entries", KINDS, {"policy", "shape"}),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ CALLER = "web1"
 INSTANCES = ("api1", "api2", "api3", "api4")
 STATE = "/var/lib/fleetmesh"
 
-Act = Callable[[Fleet, Sequence[str]], AbstractContextManager[None]]
+Act = Callable[[Fleet, Sequence[str]], AbstractContextManager[float]]
+"""Within it the fault is there; it gives the fault's begin, in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Fault:
 
 
 @contextmanager
-def killed(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+def killed(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
     """SIGKILL for the application, and nobody starts it again: connections are refused."""
     for host in _hosts(fleet, victims):
         host.run(
@@ -55,9 +57,7 @@ def killed(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
             f"/run/systemd/system/{SERVICE}.service.d/chaos.conf && systemctl daemon-reload"
         )
     try:
-        for host in _hosts(fleet, victims):
-            host.run(f"systemctl kill -s KILL {SERVICE}")
-        yield
+        yield _strike(fleet, victims, f"systemctl kill -s KILL {SERVICE}")
     finally:
         for host in _hosts(fleet, victims):
             host.run(
@@ -67,12 +67,10 @@ def killed(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def stopped(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+def stopped(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
     """SIGSTOP for the application: connections are accepted by the kernel and nothing answers."""
     try:
-        for host in _hosts(fleet, victims):
-            host.run(f"systemctl kill -s STOP {SERVICE}")
-        yield
+        yield _strike(fleet, victims, f"systemctl kill -s STOP {SERVICE}")
     finally:
         for host in _hosts(fleet, victims):
             host.run(f"systemctl kill -s CONT {SERVICE}")
@@ -80,16 +78,16 @@ def stopped(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
 
 def _filtered(verdict: str) -> Act:
     @contextmanager
-    def act(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+    def act(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
         try:
-            for host in _hosts(fleet, victims):
-                port = host.service(SERVICE)["sidecar_port"]
-                host.run(
-                    "nft -f -",
-                    stdin="table inet chaos { chain in { type filter hook input priority -300; "
-                    f"iifname eth0 tcp dport {port} {verdict}; }} }}",
-                )
-            yield
+            port = fleet[victims[0]].service(SERVICE)["sidecar_port"]
+            yield _strike(
+                fleet,
+                victims,
+                "nft -f -",
+                "table inet chaos {\nchain in {\ntype filter hook input priority -300\n"
+                f"iifname eth0 tcp dport {port} {verdict}\n}}\n}}\n",
+            )
         finally:
             for host in _hosts(fleet, victims):
                 host.run("nft delete table inet chaos", check=False)
@@ -101,12 +99,10 @@ def _file(name: str, content: str) -> Act:
     """A file that makes the lab's application faulty; its health check stays content."""
 
     @contextmanager
-    def act(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+    def act(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
         path = f"/run/{SERVICE}/{name}"
         try:
-            for host in _hosts(fleet, victims):
-                host.run(f"echo {content} > {path}.new && mv {path}.new {path}")
-            yield
+            yield _strike(fleet, victims, f"echo {content} > {path}.new && mv {path}.new {path}")
         finally:
             for host in _hosts(fleet, victims):
                 host.run(f"rm -f {path}")
@@ -115,55 +111,56 @@ def _file(name: str, content: str) -> Act:
 
 
 @contextmanager
-def consul_agents_killed(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+def consul_agents_killed(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
     """The local Consul agents of the caller and of an instance."""
-    with _consul_gone(_hosts(fleet, (CALLER, *victims))):
-        yield
+    with _consul_gone(fleet, (CALLER, *victims)) as began:
+        yield began
 
 
 @contextmanager
-def servers_killed(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
-    with _consul_gone([fleet["consul1"]]):
-        yield
+def servers_killed(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
+    with _consul_gone(fleet, ("consul1",)) as began:
+        yield began
     eventually(lambda: fleet.consul("GET", "/v1/status/leader"), 30, "Consul leads again")
 
 
 @contextmanager
-def _consul_gone(hosts: Sequence[Host]) -> Iterator[None]:
+def _consul_gone(fleet: Fleet, names: Sequence[str]) -> Iterator[float]:
     try:
-        for host in hosts:
-            host.run("systemctl kill -s KILL consul; systemctl stop consul")
-        yield
+        yield _strike(fleet, names, "systemctl kill -s KILL consul; systemctl stop consul")
     finally:
-        for host in hosts:
+        for host in _hosts(fleet, names):
             host.run("systemctl start consul")
 
 
 @contextmanager
-def agents_restarted(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+def agents_restarted(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
     """The caller's, then an instance's."""
+    began = time.time()
     for host in _hosts(fleet, (CALLER, *victims)):
         host.run("systemctl restart fleetmesh-agent")
         host.wait_ready()
-    yield
+    yield began
 
 
 @contextmanager
-def upgraded(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+def upgraded(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
     """Another release for the caller and for an instance, and back to the one before."""
     hosts = _hosts(fleet, (CALLER, *victims))
     before = [release_of(host) for host in hosts]
+    others = [other_release(host) for host in hosts]
+    began = time.time()
     try:
-        for host in hosts:
-            switch_release(host, other_release(host))
-        yield
+        for host, release in zip(hosts, others, strict=True):
+            switch_release(host, release)
+        yield began
     finally:
         for host, release in zip(hosts, before, strict=True):
             switch_release(host, release)
 
 
 @contextmanager
-def ca_rotated(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+def ca_rotated(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
     """A new root; all leaves are renewed (Consul 1.8 spreads them over 30 s)."""
     mesh = [fleet[name] for name in (CALLER, *INSTANCES, "shop1")]
 
@@ -175,26 +172,28 @@ def ca_rotated(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
         }
 
     before = serials()
+    began = time.time()
     fleet.rotate_ca()
     eventually(
         lambda: all(before[name] != serial for name, serial in serials().items()),
-        75,
+        180,
         "every service has a new leaf",
         every=2,
     )
-    yield
+    yield began
 
 
 @contextmanager
-def rebooted(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+def rebooted(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
     hosts = _hosts(fleet, victims)
     boots = [host.output(_BOOT) for host in hosts]
+    began = time.time()
     for host in hosts:
         host.run("systemctl reboot", check=False, timeout=20)
     for host, boot in zip(hosts, boots, strict=True):
         eventually(partial(_booted, host, boot), 60, f"{host.name} is up again", every=0.5)
         host.wait_ready(60)
-    yield
+    yield began
 
 
 def _booted(host: Host, before: str) -> bool:
@@ -206,10 +205,11 @@ _BOOT = "cat /proc/sys/kernel/random/boot_id"
 
 
 @contextmanager
-def disk_full(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+def disk_full(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
     """Not a byte is left where the agents of the caller and of an instance keep their state, and
     they are restarted so."""
     hosts = _hosts(fleet, (CALLER, *victims))
+    began = time.time()
     try:
         for host in hosts:
             host.run(
@@ -221,7 +221,7 @@ def disk_full(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
                 "systemctl restart fleetmesh-agent"
             )
             host.wait_ready()
-        yield
+        yield began
     finally:
         for host in hosts:
             host.run(
@@ -232,22 +232,39 @@ def disk_full(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def out_of_files(fleet: Fleet, victims: Sequence[str]) -> Iterator[None]:
+def out_of_files(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
     """No process of an instance's agent may open one more file."""
-    limits: list[tuple[Host, str, str]] = []
+    began = time.time()
     try:
-        for host in _hosts(fleet, victims):
-            status = host.status()
-            for pid in (status["pid"], *(worker["pid"] for worker in status["workers"])):
-                limits.append((host, pid, host.output(_LIMIT.format(pid=pid))))
-                host.run(f"prlimit --pid {pid} --nofile=$(ls /proc/{pid}/fd | wc -l):")
-        yield
+        for host, pid in _processes(fleet, victims):
+            host.run(f"prlimit --pid {pid} --nofile={NO_MORE}:", user="fleetmesh")
+        yield began
     finally:
-        for host, pid, limit in limits:
-            host.run(f"prlimit --pid {pid} --nofile={limit}:", check=False)
+        for host, pid in _processes(fleet, victims):
+            host.run(f"prlimit --pid {pid} --nofile=$({_HARD.format(pid=pid)}):", user="fleetmesh")
 
 
-_LIMIT = "prlimit --pid {pid} --nofile --noheadings --output SOFT"
+NO_MORE = 16
+"""Fewer files than any of them has open."""
+_HARD = "sed -n 's/^Max open files *[0-9]* *\\([0-9]*\\).*/\\1/p' /proc/{pid}/limits"
+
+
+def _processes(fleet: Fleet, names: Sequence[str]) -> list[tuple[Host, str]]:
+    """Of the agents on these hosts."""
+    return [
+        (host, pid)
+        for host in _hosts(fleet, names)
+        for pid in host.output("pgrep -u fleetmesh").split()
+    ]
+
+
+def _strike(fleet: Fleet, names: Sequence[str], command: str, stdin: str = "") -> float:
+    """Run it on these hosts, one after the other; when it began on the first, by the clock that all
+    of them share."""
+    told = [
+        host.run(f"date +%s.%N; {command}", stdin=stdin).stdout for host in _hosts(fleet, names)
+    ]
+    return float(told[0].split()[0])
 
 
 def _hosts(fleet: Fleet, names: Sequence[str]) -> list[Host]:

@@ -127,9 +127,14 @@ def _one(fleet: Fleet, load: Load, planned: Planned) -> Row:
     time.sleep(planned.calm)
     load.check()
     began = time.time()
-    with fault.act(fleet, victims):
-        time.sleep(max(0.0, began + fault.seconds - time.time()))
-        ended = time.time()
+    ended, trouble = 0.0, ""
+    try:
+        with fault.act(fleet, victims) as began:
+            time.sleep(max(0.0, began + fault.seconds - time.time()))
+            ended = time.time()
+    except AssertionError as error:
+        trouble = f"not done: {error}"
+        ended = ended or time.time()
     healed = time.time()
     back: float | None = None
     while fault.gone and back is None and time.time() < healed + BACK_WITHIN:
@@ -162,7 +167,7 @@ def _one(fleet: Fleet, load: Load, planned: Planned) -> Row:
             for one in whole.failures[:20]
         ],
     )
-    row.missed = misses(fault.target, row)
+    row.missed = [*misses(fault.target, row), *filter(None, [trouble])]
     return row
 
 

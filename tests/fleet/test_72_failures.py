@@ -170,14 +170,6 @@ def test_an_agent_that_crashes_in_a_loop_leaves_what_is_declared(
     web1.run("fleetmesh capture confirm", check=False)
 
 
-def test_ports_of_the_agent_are_reserved_and_the_tuning_is_undone(fleet: Fleet) -> None:
-    """The role's tuning stands in the kernel and in a file that explains it."""
-    for host in fleet.mesh:
-        reserved = host.output("cat /proc/sys/net/ipv4/ip_local_reserved_ports")
-        assert "21000-21255" in reserved, reserved
-        assert "ip_local_reserved_ports" in host.output("cat /etc/sysctl.d/10-fleetmesh.conf")
-
-
 def test_the_hosts_resolvers_are_gone(fleet: Fleet) -> None:
     """Names of the mesh are the agent's own to answer, and addresses need no name."""
     web1 = fleet["web1"]

@@ -11,6 +11,7 @@ from tests.support.compiled import ROOT, compiled
 SUITES = (
     "tests/unit/proxy/test_http.py",
     "tests/unit/proxy/test_carrier.py",
+    "tests/unit/proxy/test_faults.py",
     "tests/unit/proxy/test_tracing.py",
     "tests/unit/process/test_worker.py",
     "tests/peers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -22,7 +23,8 @@ from tests.support.worker import (
 )
 
 from fleetmesh.core.lane import DEFAULTS
-from fleetmesh.model.snapshot import LocalService
+from fleetmesh.model.fault import Fault
+from fleetmesh.model.snapshot import LocalService, Snapshot
 from fleetmesh.model.traffic import Endpoint, Route, Upstream
 from fleetmesh.settings import AccessLogMode, AccessLogSettings, UpstreamSettings, WorkerSettings
 
@@ -30,10 +32,19 @@ from fleetmesh.settings import AccessLogMode, AccessLogSettings, UpstreamSetting
 class Called:
     """`web` calls `api`, whose upstream and local service are to be changed by the test."""
 
-    def __init__(self, caller: WorkerProcess, port: int, sidecar: int) -> None:
+    def __init__(
+        self, caller: WorkerProcess, what: Snapshot, out: socket.socket, sidecar: int
+    ) -> None:
         self.caller = caller
-        self.port = port
+        self._what = what
+        self._out = out
+        self.port = port_of(out)
         self.sidecar = sidecar
+
+    async def inject(self, *faults: Fault) -> None:
+        """These hold from now on, and no others."""
+        listeners = {outbound("web", "api"): self._out}
+        assert not (await self.caller.publish(self._what, listeners, faults)).error
 
     async def send(self, request: bytes) -> bytes:
         """All that is answered; on a connection of its own, whose end the request asks for."""
@@ -83,7 +94,7 @@ async def called(
     async with WorkerProcess(0, settings) as caller, WorkerProcess(1) as callee:
         assert not (await callee.publish(what, {inbound("api"): side})).error
         assert not (await caller.publish(what, {outbound("web", "api"): out})).error
-        yield Called(caller, port_of(out), port_of(side))
+        yield Called(caller, what, out, port_of(side))
     server.close()
 
 

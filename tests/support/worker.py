@@ -26,6 +26,7 @@ from fleetmesh.edge.ipc import (
     ToController,
     ToWorker,
 )
+from fleetmesh.model.fault import Fault
 from fleetmesh.model.identity import Action
 from fleetmesh.model.intention import Intention
 from fleetmesh.model.record import Record
@@ -173,8 +174,13 @@ class WorkerProcess:
             await self.process.wait()
             raise
 
-    async def publish(self, what: Snapshot, listeners: dict[Listener, socket.socket]) -> Applied:
-        """Hand over `what` and the sockets that the worker does not have yet."""
+    async def publish(
+        self,
+        what: Snapshot,
+        listeners: dict[Listener, socket.socket],
+        faults: tuple[Fault, ...] = (),
+    ) -> Applied:
+        """Hand over `what` with `faults`, and the sockets that the worker does not have yet."""
         self._generation += 1
         fresh = {item: sock for item, sock in listeners.items() if item.name not in self._given}
         self._given |= {item.name for item in fresh}
@@ -184,6 +190,7 @@ class WorkerProcess:
                 encode(what),
                 tuple(listeners),
                 tuple(item.name for item in fresh),
+                faults,
             ),
             [sock.fileno() for sock in fresh.values()],
         )

@@ -60,7 +60,7 @@ class Service(msgspec.Struct, frozen=True):
 class Inputs(msgspec.Struct, frozen=True):
     """All that decides the rules. `agent_uid` is the user whose connections are never captured,
     `plain_port` where plain inbound connections go, `dns_port` where services' DNS queries do,
-    None when nobody answers there."""
+    None when nobody answers there. `suspended`: nothing new is captured for now."""
 
     services: tuple[Service, ...] = ()
     plain_port: int = 15006
@@ -70,6 +70,7 @@ class Inputs(msgspec.Struct, frozen=True):
     exclude_inbound_ports: tuple[int, ...] = ()
     ssh_ports: tuple[int, ...] = (22,)
     dns_port: int | None = None
+    suspended: bool = False
 
 
 def inputs(
@@ -106,7 +107,8 @@ def inputs(
 
 
 def ruleset(given: Inputs) -> Ruleset:
-    """The rules while the agent runs."""
+    """The rules while the agent runs. Where it is suspended the nat chains stay, without rules: the
+    kernel translates the connections of before no longer once there is none."""
     if not given.services:
         return Ruleset()
     sockets = [(given.plain_port, "plain")]
@@ -121,23 +123,31 @@ def ruleset(given: Inputs) -> Ruleset:
                     for port, name in sockets
                 ),
             ),
-            _nat(
-                Hook.OUTPUT,
-                *_exempt_outbound(given, *_queries(given)),
-                *(
-                    Rule((Tcp(), User(uid)), Redirect(port), service.name)
-                    for service, uid, port in _callers(given)
-                ),
-            ),
-            _nat(
-                Hook.PREROUTING,
-                *_exempt_inbound(given),
-                *(
-                    Rule((Port(service.port),), Redirect(given.plain_port), service.name)
-                    for service in _called(given)
-                ),
-            ),
+            *_redirects(given),
         )
+    )
+
+
+def _redirects(given: Inputs) -> tuple[Chain, Chain]:
+    if given.suspended:
+        return _nat(Hook.OUTPUT), _nat(Hook.PREROUTING)
+    return (
+        _nat(
+            Hook.OUTPUT,
+            *_exempt_outbound(given, *_queries(given)),
+            *(
+                Rule((Tcp(), User(uid)), Redirect(port), service.name)
+                for service, uid, port in _callers(given)
+            ),
+        ),
+        _nat(
+            Hook.PREROUTING,
+            *_exempt_inbound(given),
+            *(
+                Rule((Port(service.port),), Redirect(given.plain_port), service.name)
+                for service in _called(given)
+            ),
+        ),
     )
 
 

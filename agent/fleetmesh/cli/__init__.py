@@ -13,10 +13,12 @@ import typer
 from fleetmesh.cli import (
     acl,
     agent,
+    bypass,
     capture,
     check,
     dataplane,
     explain,
+    fault,
     hold,
     release,
     reload,
@@ -68,6 +70,8 @@ app.command("routes")(explain.routes)
 app.command("endpoints")(explain.endpoints)
 app.command("check")(check.check)
 app.add_typer(capture.app, name="capture")
+app.add_typer(bypass.app, name="bypass")
+app.add_typer(fault.app, name="fault")
 app.add_typer(acl.app, name="acl")
 app.command("validate")(validate.validate)
 app.add_typer(hold.maintenance, name="maintenance")

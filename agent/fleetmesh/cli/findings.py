@@ -53,6 +53,7 @@ def of_status(status: Status) -> list[Finding]:
         _consul(status),
         *_stale(status),
         _capture(status.capture),
+        *_faults(status),
         *_workers(status),
         *services,
     ]
@@ -165,12 +166,31 @@ def _capture(capture: CaptureStatus) -> Finding:
                 f"the rules undo themselves in {span(capture.undo_in or 0.0)}",
                 "fleetmesh capture confirm",
             )
+        case "bypassed" if capture.bypass is not None:
+            left, what = span(capture.bypass.seconds_left), capture.bypass
+            return Finding(
+                Level.WARNING,
+                "capture",
+                f"bypassed for another {left}, by {what.by}: {what.why}",
+                "fleetmesh bypass off",
+            )
         case "waiting":
             return Finding(
                 Level.WARNING, "capture", "no rules yet: no service can be captured so far"
             )
         case _:
             return Finding(Level.WARNING, "capture", f"no rules: {capture.state}", again)
+
+
+def _faults(status: Status) -> Iterator[Finding]:
+    for fault in status.faults:
+        yield Finding(
+            Level.WARNING,
+            f"fault {fault.id}",
+            f"{fault.does}, for another {span(fault.seconds_left)}, {fault.struck} so far; by "
+            f"{fault.by}: {fault.why or 'no reason given'}",
+            f"fleetmesh fault clear {fault.id}",
+        )
 
 
 def _workers(status: Status) -> Iterator[Finding]:

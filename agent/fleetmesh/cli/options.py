@@ -51,6 +51,16 @@ def end(code: Exit, message: str = "") -> NoReturn:
     raise typer.Exit(int(code))
 
 
+def seconds(option: str, text: str) -> float:
+    """Of a duration as it is typed; ends the process with what is wrong with it."""
+    from fleetmesh.settings.kinds import Wrong, seconds_of
+
+    found = seconds_of(float(text) if text.replace(".", "", 1).isdecimal() else text)
+    if isinstance(found, Wrong):
+        end(Exit.ERROR, f"{option}: {found.rule}. {found.remedy}")
+    return found
+
+
 def tell(problems: Iterable[Problem]) -> None:
     """One line per problem on standard error."""
     for problem in problems:

@@ -3,95 +3,22 @@
 from __future__ import annotations
 
 from fleetmesh.balance.hashing import digest, mixed
-from fleetmesh.core.admission import Admission, admission
-from fleetmesh.core.authz import Authorizer
+from fleetmesh.core.admission import admission
 from fleetmesh.core.budget import Budget
+from fleetmesh.core.entry import LocalEntry, UpstreamEntry
 from fleetmesh.core.exposed import Exposed
+from fleetmesh.core.faults import Faults, Hits, counts, kept, linked
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
 from fleetmesh.core.line import Lines, lines_of
 from fleetmesh.core.outlier import Outliers, Rules, Standing
 from fleetmesh.core.routes import Matcher
 from fleetmesh.core.target import TargetEntry
-from fleetmesh.core.way import Leg, default_way, route_way
+from fleetmesh.model.fault import Fault
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.model.report import Ejected, Ejection, EjectionCount, UnderWay
-from fleetmesh.model.snapshot import LocalService, Snapshot
+from fleetmesh.model.report import Ejected, Ejection, EjectionCount, FaultCount, UnderWay
+from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
-
-
-class UpstreamEntry:
-    """An upstream with its targets by id. `matcher` is None when it has no routes; `ways` are
-    those of the routes in order, and last the default, which is where its -1 leads. `chooses`:
-    not every request just goes to the default's target. `budget` is what its retries share."""
-
-    __slots__ = ("budget", "chooses", "default", "matcher", "targets", "upstream", "ways")
-
-    def __init__(
-        self,
-        upstream: Upstream,
-        targets: dict[str, TargetEntry],
-        matcher: Matcher | None,
-        budget: Budget,
-    ) -> None:
-        self.budget = budget
-        self.upstream = upstream
-        self.targets = targets
-        self.matcher = matcher
-        self.default = default_way(upstream, targets, budget)
-        self.ways = [route_way(route, upstream, targets, budget) for route in upstream.routes]
-        self.ways.append(self.default)
-        self.chooses = matcher is not None or self.default.divided or self.default.leg is not None
-
-
-class LocalEntry:
-    """A service of this host: who may call it and the way to its application, with the leg of
-    every request that takes it. `exposed` are the ways to its other ports that it exposes.
-    `admission` None lets all requests in."""
-
-    __slots__ = (
-        "admission",
-        "application",
-        "authorizer",
-        "exposed",
-        "leg",
-        "service",
-        "spiffe_id",
-    )
-
-    def __init__(
-        self,
-        service: LocalService,
-        default_allow: bool,
-        application: Lane,
-        admission: Admission | None = None,
-    ) -> None:
-        self.admission = admission
-        self.service = service
-        self.spiffe_id = str(service.spiffe_id)
-        self.authorizer = Authorizer(service.intentions, default_allow)
-        self.application = application
-        self.exposed: dict[int, Lane] = {}
-        timeout = service.request_timeout
-        self.leg = None if timeout is None else Leg(timeout)
-
-    def lanes(self) -> list[Lane]:
-        return [self.application, *self.exposed.values()]
-
-    def lane_to(self, port: int, before: LocalEntry | None, keeping: UpstreamSettings) -> Lane:
-        """The way to a port of the application, as it was `before` if it is still the same."""
-        application = self.application
-        if port == application.port:
-            return application
-        lane = self.exposed.get(port)
-        if lane is None and before is not None and before.application is application:
-            lane = before.exposed.get(port)
-        if lane is None:
-            lane = Lane(application.endpoint_id, application.address, port, keeping=keeping)
-        lane.connect_timeout = application.connect_timeout
-        self.exposed[port] = lane
-        return lane
-
 
 OutliersKey = tuple[str, float]
 """A target's id and its connect timeout: places are shared by upstreams where both are the same."""
@@ -104,8 +31,9 @@ class Table:
     `by_address` by the address where every port is the upstream's, `services` by name, `by_port`
     by the application's port, `exposed` what is served in the clear by the port it is asked for on,
     `outsiders` names of services without a sidecar by destination.
-    `ejections` are counted by service and reason, and for as long as there are tables; `seed` and
-    `now` are for outliers that begin with this one."""
+    `ejections` are counted by service and reason, and for as long as there are tables; so are the
+    `hits` of `faults`, which are by upstream. `seed` and `now` are for outliers that begin with
+    this one."""
 
     __slots__ = (
         "by_address",
@@ -113,7 +41,9 @@ class Table:
         "by_port",
         "ejections",
         "exposed",
+        "faults",
         "generation",
+        "hits",
         "lines",
         "now",
         "outliers",
@@ -140,6 +70,8 @@ class Table:
         self.lines: dict[OutliersKey, Lines] = {}
         self.outliers: dict[OutliersKey, Outliers] = {}
         self.ejections: dict[tuple[str, str], int] = {}
+        self.faults: dict[str, Faults] = {}
+        self.hits: Hits = {}
         self.now = now
         self.seed = seed
         self.outsiders = {
@@ -182,6 +114,15 @@ class Table:
     def ejection_counts(self) -> tuple[EjectionCount, ...]:
         return tuple([EjectionCount(*key, count) for key, count in self.ejections.items()])
 
+    def fault_counts(self) -> tuple[FaultCount, ...]:
+        return counts(self.hits)
+
+    def end_faults(self) -> None:
+        """Strike no further request."""
+        self.faults = {}
+        for entry in self.upstreams.values():
+            entry.faults = None
+
     def heard(self, ejection: Ejection, now: float) -> None:
         """What another worker found."""
         outliers = self.outliers.get((ejection.target, ejection.connect_timeout))
@@ -206,8 +147,9 @@ def link(
     now: float = 0.0,
     seed: int = 0,
     workers: int = 1,
+    faults: tuple[Fault, ...] = (),
 ) -> Table:
-    """A table of `snapshot`. What did not change keeps its places, lanes and pools.
+    """A table of `snapshot`, with `faults`. What did not change keeps its places, lanes and pools.
 
     `offset` is the worker's number, for pickers; `keeping` is for new pools. `now` is of the clock
     that endpoints' outcomes are told by, `seed` any number, different from caller to caller.
@@ -216,6 +158,8 @@ def link(
     table = Table(snapshot, generation, now, seed)
     if previous is not None:
         table.ejections = previous.ejections
+        table.hits = kept(previous.hits, faults)
+    table.faults = linked(faults, table.hits)
     for service in snapshot.services:
         application = admitted = None
         if previous is not None and (known := previous.services.get(service.name)) is not None:
@@ -275,7 +219,7 @@ def _upstream(
         targets[target.id] = entry
     for target in upstream.targets():
         targets[target.id].fail_over([targets[other] for other in target.failover])
-    return UpstreamEntry(upstream, targets, matcher, budget)
+    return UpstreamEntry(upstream, targets, matcher, budget, table.faults.get(upstream.service))
 
 
 def _places(

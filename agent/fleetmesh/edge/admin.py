@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -10,6 +9,8 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
+from fleetmesh.edge.admin_acts import Acting, add_routes
+from fleetmesh.edge.answers import body_of, json_of
 from fleetmesh.model.explanation import Question
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
@@ -24,7 +25,7 @@ MAX_WHY = 500
 HOLDS = ("maintenance", "drain")
 
 
-class Agent(Protocol):
+class Agent(Acting, Protocol):
     """What the API asks of the controller. Results of `Any` are values that msgspec encodes."""
 
     async def status(self) -> Status: ...
@@ -84,28 +85,28 @@ def application(agent: Agent) -> web.Application:
     """The routes; errors are `{"error": …}` with a status of 400 or more."""
 
     async def get_status(_: web.Request) -> web.Response:
-        return _json(await agent.status())
+        return json_of(await agent.status())
 
     async def get_snapshot(_: web.Request) -> web.Response:
         snapshot = agent.snapshot()
         if snapshot is None:
-            return _json({"error": "there is no snapshot yet"}, 503)
-        return _json(without_keys(snapshot))
+            return json_of({"error": "there is no snapshot yet"}, 503)
+        return json_of(without_keys(snapshot))
 
     async def get_requests(request: web.Request) -> web.Response:
         limit = request.query.get("limit", str(DEFAULT_RECORDS))
         if not (limit.isascii() and limit.isdecimal() and 0 < int(limit) <= MAX_RECORDS):
-            return _json({"error": f"limit: expected a number, 1 to {MAX_RECORDS}"}, 400)
+            return json_of({"error": f"limit: expected a number, 1 to {MAX_RECORDS}"}, 400)
         records = await agent.records(int(limit))
         if records is None:
-            return _json({"error": "no records are kept: access_log.mode is not ring"}, 409)
-        return _json({"requests": records})
+            return json_of({"error": "no records are kept: access_log.mode is not ring"}, 409)
+        return json_of({"requests": records})
 
     async def explain(request: web.Request) -> web.Response:
         try:
             question = msgspec.json.decode(await request.read(), type=Question)
         except msgspec.DecodeError as error:
-            return _json({"error": f"not a question: {error}"}, 400)
+            return json_of({"error": f"not a question: {error}"}, 400)
         return _answer(await agent.explain(question))
 
     async def get_routes(request: web.Request) -> web.Response:
@@ -115,39 +116,39 @@ def application(agent: Agent) -> web.Application:
         return _answer(await agent.endpoints(request.match_info["service"]))
 
     async def get_capture(_: web.Request) -> web.Response:
-        return _json(await agent.capture_view())
+        return json_of(await agent.capture_view())
 
     async def apply_capture(request: web.Request) -> web.Response:
-        confirm = (await _body(request)).get("confirm")
+        confirm = (await body_of(request)).get("confirm")
         if confirm is not None and (isinstance(confirm, bool) or not _is_seconds(confirm)):
-            return _json({"error": "confirm: expected seconds, 0 or more, or null"}, 400)
-        return _json(await agent.capture_apply(confirm))
+            return json_of({"error": "confirm: expected seconds, 0 or more, or null"}, 400)
+        return json_of(await agent.capture_apply(confirm))
 
     async def confirm_capture(_: web.Request) -> web.Response:
-        return _json({"confirmed": await agent.capture_confirm()})
+        return json_of({"confirmed": await agent.capture_confirm()})
 
     async def remove_capture(_: web.Request) -> web.Response:
-        return _json(await agent.capture_remove())
+        return json_of(await agent.capture_remove())
 
     async def reload(request: web.Request) -> web.Response:
-        token = (await _body(request)).get("token")
+        token = (await body_of(request)).get("token")
         if token is not None and not isinstance(token, str):
-            return _json({"error": "token: expected text"}, 400)
+            return json_of({"error": "token: expected text"}, 400)
         problems = await agent.reload(token)
-        return _json({"problems": problems}, 400 if problems else 200)
+        return json_of({"problems": problems}, 400 if problems else 200)
 
     async def hold(request: web.Request) -> web.Response:
-        body = await _body(request)
+        body = await body_of(request)
         service, kind = _held(body)
         why, within = body.get("why", ""), body.get("within", 0)
         if not isinstance(why, str) or len(why) > MAX_WHY:
-            return _json({"error": f"why: expected a text of {MAX_WHY} characters at most"}, 400)
+            return json_of({"error": f"why: expected a text of {MAX_WHY} characters at most"}, 400)
         if isinstance(within, bool) or not _is_seconds(within):
-            return _json({"error": "within: expected seconds, 0 or more"}, 400)
+            return json_of({"error": "within: expected seconds, 0 or more"}, 400)
         return _services(service, agent.hold(service, kind, " ".join(why.split()), within))
 
     async def release(request: web.Request) -> web.Response:
-        service, kind = _held(await _body(request))
+        service, kind = _held(await body_of(request))
         return _services(service, agent.release(service, kind))
 
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
@@ -164,14 +165,15 @@ def application(agent: Agent) -> web.Application:
     app.router.add_post("/v1/reload", reload)
     app.router.add_post("/v1/hold", hold)
     app.router.add_post("/v1/release", release)
+    add_routes(app, agent)
     return app
 
 
 def _answer(found: Any) -> web.Response:
     """Problems are the answer to a question that has none."""
     if isinstance(found, list):
-        return _json({"error": "; ".join(map(str, found)), "problems": found}, 400)
-    return _json(found)
+        return json_of({"error": "; ".join(map(str, found)), "problems": found}, 400)
+    return json_of(found)
 
 
 def without_keys(snapshot: Snapshot) -> Snapshot:
@@ -194,23 +196,11 @@ async def _errors(request: web.Request, handler: Any) -> web.StreamResponse:
     try:
         response: web.StreamResponse = await handler(request)
     except web.HTTPException as error:
-        return _json({"error": error.reason}, error.status)
+        return json_of({"error": error.reason}, error.status)
     except Exception as error:
         request.app.logger.exception("admin API: %s %s", request.method, request.path)
-        return _json({"error": f"{type(error).__name__}: {error}"}, 500)
+        return json_of({"error": f"{type(error).__name__}: {error}"}, 500)
     return response
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    """The request's JSON object; empty without a body. Raises web.HTTPBadRequest."""
-    text = await request.text()
-    try:
-        body = json.loads(text) if text else {}
-    except ValueError:
-        raise web.HTTPBadRequest(reason="the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise web.HTTPBadRequest(reason="the body is not a JSON object")
-    return body
 
 
 def _held(body: dict[str, Any]) -> tuple[str, str]:
@@ -226,15 +216,9 @@ def _held(body: dict[str, Any]) -> tuple[str, str]:
 def _services(service: str, names: Sequence[str] | None) -> web.Response:
     if names is None:
         what = f'no service "{service}"' if service else "no service"
-        return _json({"error": f"{what} is declared on this host"}, 404)
-    return _json({"services": names})
+        return json_of({"error": f"{what} is declared on this host"}, 404)
+    return json_of({"services": names})
 
 
 def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and 0 <= value < float("inf")
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(value), status=status, content_type="application/json"
-    )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from fleetmesh.model.fault import Fault
 from fleetmesh.model.record import Record
 from fleetmesh.model.report import Ejection, Report
 
@@ -45,13 +46,15 @@ class Publish(msgspec.Struct, frozen=True, tag=True):
     """Serve `snapshot` (model.snapshot.encode) as `generation` on exactly `listeners`.
 
     `attached` names the listeners whose sockets ride on this message, in the order of the file
-    descriptors; the worker has the others from earlier messages.
+    descriptors; the worker has the others from earlier messages. `faults` are those that hold now:
+    no part of the snapshot, so that none is ever on a disk.
     """
 
     generation: int
     snapshot: bytes
     listeners: tuple[Listener, ...]
     attached: tuple[str, ...]
+    faults: tuple[Fault, ...] = ()
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):

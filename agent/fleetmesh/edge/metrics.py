@@ -30,7 +30,8 @@ class Figures(msgspec.Struct, frozen=True):
     `expiries` are seconds left of the served leaf by service; `generations` by worker number;
     `last_contact` is seconds since Consul's last good answer, None before the first; `renewals`
     are by service what `plan.renewal` judges, `handshakes` whether the last one showed the
-    certificate that workers were given. `dns` are queries by kind and result."""
+    certificate that workers were given. `dns` are queries by kind and result, `faults` those that
+    are active by destination and kind; `bypass` is the seconds that capture is suspended yet."""
 
     version: str
     traffic: Report
@@ -44,6 +45,8 @@ class Figures(msgspec.Struct, frozen=True):
     watches: tuple[WatchStatus, ...] = ()
     renewals: Mapping[str, int] = {}
     handshakes: Mapping[str, bool] = {}
+    faults: Mapping[tuple[str, str], int] = {}
+    bypass: float = 0.0
 
 
 def application(
@@ -85,6 +88,7 @@ class _Figures(Collector):
         yield InfoMetricFamily("fleetmesh_build", "This agent", value={"version": figures.version})
         yield from _traffic(figures.traffic)
         yield from _ejections(figures.traffic)
+        yield from _faults(figures)
         yield _gauge(
             "fleetmesh_concurrency_limit",
             "Requests that an application gets at a time, where that adapts",
@@ -139,6 +143,11 @@ class _Figures(Collector):
             "fleetmesh_capture_applied",
             "1 when the capture rules are in force",
             value=figures.capture_applied,
+        )
+        yield GaugeMetricFamily(
+            "fleetmesh_capture_bypass_seconds",
+            "For how long capture is bypassed yet, 0 when it is not",
+            value=figures.bypass,
         )
         queries = CounterMetricFamily(
             "fleetmesh_dns_queries", "DNS queries answered", labels=["kind", "result"]
@@ -226,6 +235,27 @@ def _ejections(traffic: Report) -> Iterable[Metric]:
         "destination",
         ((service, services.count(service)) for service in known),
     )
+
+
+def _faults(figures: Figures) -> Iterable[Metric]:
+    struck = CounterMetricFamily(
+        "fleetmesh_faults_injected",
+        "Requests that an injected fault delayed or aborted",
+        labels=["source", "destination", "kind"],
+    )
+    counts: dict[tuple[str, str, str], int] = {}
+    for one in figures.traffic.faults:
+        key = (one.source, one.destination, one.kind)
+        counts[key] = counts.get(key, 0) + one.count
+    for labels, count in sorted(counts.items()):
+        struck.add_metric(labels, count)
+    yield struck
+    active = GaugeMetricFamily(
+        "fleetmesh_faults_active", "Faults that are injected now", labels=["destination", "kind"]
+    )
+    for place, count in sorted(figures.faults.items()):
+        active.add_metric(place, count)
+    yield active
 
 
 def _gauge(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:

@@ -7,7 +7,8 @@ import enum
 
 class Refusal(enum.Enum):
     """(code, HTTP status, sentence for the caller). The code is the log's, the metrics' and the
-    header `x-fleetmesh-reason`'s. Statuses of upstream failures follow Envoy's."""
+    header `x-fleetmesh-reason`'s. Statuses of upstream failures follow Envoy's;
+    that of a fault is the one that was asked for."""
 
     MALFORMED = ("malformed", 400, "the request is not valid HTTP")
     CONNECT_METHOD = ("connect_method", 405, "CONNECT is not relayed")
@@ -41,6 +42,7 @@ class Refusal(enum.Enum):
     REQUEST_TIMEOUT = ("request_timeout", 504, "the endpoint did not answer in time")
     DEADLINE_EXCEEDED = ("deadline_exceeded", 504, "the caller's time for the request is over")
     STREAM_TIMEOUT = ("stream_timeout", 504, "it has lasted as long as it may")
+    FAULT = ("fault", 503, "a fault was injected on purpose")
     APPLICATION_DOWN = ("application_down", 503, "the application does not accept connections")
 
     def __init__(self, code: str, status: int, sentence: str) -> None:

@@ -85,6 +85,17 @@ class Ejected(msgspec.Struct, frozen=True, array_like=True):
     workers: int = 1
 
 
+class FaultCount(msgspec.Struct, frozen=True, array_like=True):
+    """How many requests an injected fault struck; `kind` is delay or abort, `id` empty for those
+    that are over."""
+
+    id: str
+    source: str
+    destination: str
+    kind: str
+    count: int
+
+
 class Ejection(msgspec.Struct, frozen=True, array_like=True):
     """What a worker tells the others of its host: an endpoint of a target (with this connect
     timeout) is ejected for so many `seconds`, or back, with an empty `reason`."""
@@ -143,3 +154,4 @@ class Report(msgspec.Struct, frozen=True):
     under_way: tuple[UnderWay, ...] = ()
     ejections: tuple[EjectionCount, ...] = ()
     ejected: tuple[Ejected, ...] = ()
+    faults: tuple[FaultCount, ...] = ()

@@ -110,16 +110,47 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     draining: bool = False
 
 
+class BypassStatus(msgspec.Struct, frozen=True):
+    """Capture is suspended for another `seconds_left`; `since` is of the epoch."""
+
+    seconds_left: float
+    since: float
+    by: str
+    why: str
+
+
 class CaptureStatus(msgspec.Struct, frozen=True):
     """`state` is one of applied, unconfirmed, undone (nobody confirmed in time), removed (by an
-    operator), waiting (for the first snapshot), disabled, failed, stopped (no agent runs);
-    `undo_in` is the seconds until unconfirmed rules are undone."""
+    operator), bypassed (by one, for a time), waiting (for the first snapshot), disabled, failed,
+    stopped (no agent runs); `undo_in` is the seconds until unconfirmed rules are undone."""
 
     state: str
     rules: int = 0
     drift: bool = False
     undo_in: float | None = None
     error: str = ""
+    bypass: BypassStatus | None = None
+
+
+class FaultStatus(msgspec.Struct, frozen=True):
+    """A fault that is injected. `does` says it in a sentence; `percent` of the requests, `delay` in
+    seconds, `abort` the status; `headers` as they were written. `struck` counts the requests,
+    `since` is of the epoch, `by` who injected it."""
+
+    id: str
+    service: str
+    callers: tuple[str, ...]
+    percent: float
+    does: str
+    kind: str
+    seconds_left: float
+    delay: float = 0.0
+    abort: int = 0
+    headers: tuple[str, ...] = ()
+    struck: int = 0
+    since: float = 0.0
+    by: str = ""
+    why: str = ""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -146,3 +177,4 @@ class Status(msgspec.Struct, frozen=True):
     ejected: tuple[Ejected, ...] = ()
     releases: Releases | None = None
     overflows: int = 0
+    faults: tuple[FaultStatus, ...] = ()

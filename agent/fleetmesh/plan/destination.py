@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fleetmesh.core.table import Table, UpstreamEntry
+from fleetmesh.core.entry import UpstreamEntry
+from fleetmesh.core.table import Table
 from fleetmesh.model.explanation import Found, How, Question
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.addresses import canonical

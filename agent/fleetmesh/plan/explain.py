@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from fleetmesh.core.detect import SERVER_FIRST_PORTS
+from fleetmesh.core.entry import LocalEntry, UpstreamEntry
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.route_rules import WHOLE
-from fleetmesh.core.table import LocalEntry, Table, UpstreamEntry, link
+from fleetmesh.core.table import Table, link
 from fleetmesh.core.way import Way
 from fleetmesh.model.explanation import (
     Explanation,
@@ -23,6 +24,7 @@ from fleetmesh.model.explanation import (
     Question,
     RuleState,
 )
+from fleetmesh.model.fault import Fault
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Ejected
@@ -32,6 +34,7 @@ from fleetmesh.plan.answers import Instance
 from fleetmesh.plan.callee import Callees
 from fleetmesh.plan.criteria import judged
 from fleetmesh.plan.destination import find
+from fleetmesh.plan.faults import active
 from fleetmesh.plan.leg import Legs
 from fleetmesh.plan.observed import Observed
 from fleetmesh.plan.outs import Reasons, reasons
@@ -41,7 +44,8 @@ from fleetmesh.settings import HttpSettings, UpstreamSettings
 class Knowledge(msgspec.Struct, frozen=True):
     """What is known beside the snapshot. `observed` None: of Consul nothing; `consul` are its own
     decisions on the source, by destination; `plain` all registrations, by service;
-    `ejected` what workers leave out; `now` is in seconds since the epoch."""
+    `ejected` what workers leave out, `faults` what is injected; `now` is in seconds since the
+    epoch, `monotonic` of the clock that faults end by."""
 
     now: float
     generation: int = 0
@@ -51,6 +55,8 @@ class Knowledge(msgspec.Struct, frozen=True):
     consul: Mapping[str, bool] = {}
     plain: Mapping[str, tuple[Instance, ...]] = {}
     ejected: tuple[Ejected, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    monotonic: float = 0.0
 
 
 def explain(
@@ -129,8 +135,20 @@ class _Walk:
             number = entry.matcher.find(head.method, head.target, head)
         legs = self._legs(entry, number, head, known)
         outcome, reason = _conclusion(legs)
+        struck = (
+            active(
+                knowledge.faults,
+                entry.upstream.service,
+                self._question.source,
+                head,
+                knowledge.monotonic,
+            )
+            if head is not None
+            else ()
+        )
         return msgspec.structs.replace(
             base,
+            notes=(*base.notes, *struck),
             outcome=outcome,
             reason=reason,
             rules=_rules(entry, number, head),

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from fleetmesh.balance import DEFAULT
+from fleetmesh.core.entry import UpstreamEntry
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.route_rules import WHOLE
-from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, Way
 from fleetmesh.model.explanation import (

@@ -30,10 +30,12 @@ class Meta(msgspec.Struct, frozen=True, rename="kebab"):
     """A field is a key of Meta behind `PREFIX`; None where the entry does not have it.
 
     Those up to `queue_wait` are for the calls of the service, and from `retries` to `hedge` a
-    Target's `tries`; the others are for its own host.
+    Target's `tries`; `allow_faults` are the callers whose requests to it may be made to fail on
+    purpose. The others are for its own host.
     """
 
     balancing: Annotated[str, kinds.choice(PICKERS)] | None = None
+    allow_faults: Annotated[tuple[str, ...], kinds.CALLERS] | None = None
     zone_aware: Annotated[bool, kinds.SWITCH] | None = None
     retries: Annotated[int, kinds.TRIES] | None = None
     per_try_timeout: Annotated[float, kinds.DEADLINE] | None = None

@@ -59,6 +59,11 @@ def total(reports: Iterable[Report]) -> Report:
             lambda one: (one.service,),
             lambda a, b: replace(a, count=a.count + b.count, limit=a.limit + b.limit),
         ),
+        faults=_summed(
+            (one for report in reports for one in report.faults),
+            lambda one: (one.id, one.source, one.destination, one.kind),
+            lambda a, b: replace(a, count=a.count + b.count),
+        ),
     )
 
 
@@ -73,6 +78,7 @@ def retire(report: Report) -> Report:
         latencies=report.latencies,
         retries=report.retries,
         ejections=report.ejections,
+        faults=report.faults,
     )
 
 

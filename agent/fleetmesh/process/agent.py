@@ -19,16 +19,19 @@ from fleetmesh.edge.ktls import kernel_tls
 from fleetmesh.edge.metrics import Figures
 from fleetmesh.edge.releases import Home, own_home
 from fleetmesh.model.explanation import Question
+from fleetmesh.model.fault import Fault, Order
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Snapshot
-from fleetmesh.model.status import ConsulStatus, Status
+from fleetmesh.model.status import CaptureStatus, ConsulStatus, FaultStatus, Status
 from fleetmesh.plan.addresses import canonical
 from fleetmesh.plan.destination import key_of
+from fleetmesh.plan.faults import permission
 from fleetmesh.plan.holds import Hold, HoldKind
 from fleetmesh.plan.observed import WatchLeaf
 from fleetmesh.process import probation, reporting
 from fleetmesh.process.explaining import Explainer
+from fleetmesh.process.faulting import FaultKeeper
 from fleetmesh.process.front import Front
 from fleetmesh.process.mesh import Mesh
 from fleetmesh.process.tasks import TaskSet
@@ -53,6 +56,11 @@ class Agent:
         self._started = self._loop.time()
         self._mesh = Mesh(files, front, client, self._changed)
         self._verifier = Verifier(front)
+        self._faults = FaultKeeper(
+            front,
+            lambda key: permission(key, self._mesh.observer.observed),
+            self._mesh.republish,
+        )
         self._servers: list[admin.Server] = []
         self._tasks = TaskSet()
         self._stop = asyncio.Event()
@@ -109,6 +117,7 @@ class Agent:
         systemd.notify("STOPPING=1", "STATUS=Draining")
         log.info("stopping", extra={"fields": {"event": "stopping"}})
         await self._verifier.close()
+        await self._faults.close()
         await self._mesh.end(self._succeeded)
         for server in self._servers:
             await server.close()
@@ -133,6 +142,7 @@ class Agent:
     def _changed(self) -> None:
         """The mesh has something new: be ready with the first snapshot, tell systemd."""
         mesh, front = self._mesh, self._front
+        self._faults.fit()
         if front.snapshot is not None:
             self._be_ready()
         systemd.notify(
@@ -210,6 +220,7 @@ class Agent:
             ejected=reporting.ejected(reports),
             releases=None if self._home is None else self._home.read(),
             overflows=max((host.listen_overflows() or 0) - self._overflows, 0),
+            faults=self._faults.statuses(reports),
         )
 
     async def figures(self) -> Figures:
@@ -229,6 +240,7 @@ class Agent:
                 handshakes,
             ),
             handshakes=handshakes,
+            faults=self._front.faults,
         )
 
     async def records(self, limit: int) -> tuple[Record, ...] | None:
@@ -261,7 +273,15 @@ class Agent:
         front, observed = self._front, self._mesh.observer.observed
         ejected = reporting.ejected(await front.supervisor.collect())
         settings, snapshot = front.settings, front.snapshot
-        return Explainer(self._client, settings, snapshot, observed, front.generation, ejected)
+        return Explainer(
+            self._client,
+            settings,
+            snapshot,
+            observed,
+            front.generation,
+            ejected,
+            front.faults,
+        )
 
     async def capture_view(self) -> Any:
         return await self._mesh.keeper.view()
@@ -274,6 +294,23 @@ class Agent:
 
     async def capture_remove(self) -> Any:
         return await self._mesh.keeper.remove()
+
+    async def bypass(self, seconds: float, by: str, why: str) -> CaptureStatus | Problem:
+        return await self._mesh.keeper.suspend(seconds, by, why)
+
+    async def unbypass(self, by: str) -> bool:
+        return await self._mesh.keeper.resume(by)
+
+    async def faults(self) -> tuple[FaultStatus, ...]:
+        return self._faults.statuses(await self._front.supervisor.collect())
+
+    async def inject(self, order: Order, by: str) -> Fault | list[Problem]:
+        """Who injects into an upstream uses it, as if a connection had been made."""
+        await self._mesh.uses.want(order.service)
+        return await self._faults.inject(order, by)
+
+    async def clear(self, fault_id: str, by: str) -> list[str]:
+        return await self._faults.clear(fault_id, by)
 
     def hold(self, service: str, kind: str, why: str, within: float) -> list[str] | None:
         names = self._declared(service)

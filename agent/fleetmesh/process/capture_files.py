@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from fleetmesh.capture.bypass import Bypass
 from fleetmesh.capture.redirect import Inputs
 from fleetmesh.capture.switch import NOTHING, Held, Pending, Switch
 
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 STATE_FILE = "capture.json"
 PENDING_FILE = "capture-unconfirmed.json"
+BYPASS_FILE = "capture-bypass.json"
 
 T = TypeVar("T")
 
@@ -35,6 +37,7 @@ class CaptureFiles:
     def __init__(self, state_dir: Path, run_dir: Path) -> None:
         self._state = state_dir / STATE_FILE
         self._pending = run_dir / PENDING_FILE
+        self._bypass = run_dir / BYPASS_FILE
 
     def load(self) -> tuple[Inputs, Switch]:
         """What was in force, and the switch."""
@@ -47,14 +50,30 @@ class CaptureFiles:
         state = Remembered(in_force, switch.confirmed, switch.held, switch.undone)
         try:
             _write(self._state, state)
-            if switch.pending is None:
-                self._pending.unlink(missing_ok=True)
-            else:
-                _write(self._pending, switch.pending)
+            _put(self._pending, switch.pending)
         except OSError as error:
-            log.error(
-                "capture state not saved: %s", error, extra={"fields": {"event": "state_not_saved"}}
-            )
+            _log_unsaved(error)
+
+    def load_bypass(self) -> Bypass | None:
+        return _read(self._bypass, Bypass)
+
+    def save_bypass(self, bypass: Bypass | None) -> None:
+        """One that no disk takes ends with the agent."""
+        try:
+            _put(self._bypass, bypass)
+        except OSError as error:
+            _log_unsaved(error)
+
+
+def _put(file: Path, value: msgspec.Struct | None) -> None:
+    if value is None:
+        file.unlink(missing_ok=True)
+    else:
+        _write(file, value)
+
+
+def _log_unsaved(error: OSError) -> None:
+    log.error("capture state not saved: %s", error, extra={"fields": {"event": "state_not_saved"}})
 
 
 def _read(file: Path, kind: type[T]) -> T | None:

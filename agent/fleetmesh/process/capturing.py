@@ -13,13 +13,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from fleetmesh.capture import redirect, switch
+from fleetmesh.capture import bypass, redirect, switch
+from fleetmesh.capture.bypass import Bypass
 from fleetmesh.capture.redirect import Inputs
 from fleetmesh.capture.ruleset import Ruleset, difference, digest
 from fleetmesh.capture.switch import NOTHING, Held, Switch
 from fleetmesh.capture.view import View, view
 from fleetmesh.edge import netlink
-from fleetmesh.model.status import CaptureStatus
+from fleetmesh.model.problem import Problem
+from fleetmesh.model.status import BypassStatus, CaptureStatus
 from fleetmesh.process.capture_files import CaptureFiles
 from fleetmesh.process.tasks import TaskSet
 from fleetmesh.settings import Settings
@@ -42,6 +44,7 @@ class CaptureKeeper:
         self._patience = settings.capture.confirm_timeout
         self._files = CaptureFiles(Path(settings.state_dir), Path(settings.admin_socket).parent)
         self._switch = Switch()
+        self._bypass: Bypass | None = None
         self._wanted: Inputs | None = None
         self._in_force = NOTHING
         self._placed: Inputs | None = None
@@ -57,6 +60,7 @@ class CaptureKeeper:
         """Recall what was in force, undo at once what expired meanwhile, and keep watch."""
         self._saved = await asyncio.to_thread(self._files.load)
         self._in_force, self._switch = self._saved
+        self._bypass = await asyncio.to_thread(self._files.load_bypass)
         await self._expire()
         self._tasks.spawn(self._watch(), "capture")
 
@@ -81,9 +85,9 @@ class CaptureKeeper:
         async with self._lock:
             self._patience = settings.capture.confirm_timeout
             self._wanted = redirect.inputs(settings, outbound_ports, uids, os.geteuid(), dns_port)
-            await self._move(
-                *switch.want(self._switch, self._wanted, boottime(), self._patience), "applied"
-            )
+            if self._bypass is not None and (names := bypass.closed(self._wanted)):
+                await self._end_bypass(f"{', '.join(names)}: to stay closed")
+            await self._want()
             return self.status()
 
     async def insist(self, seconds: float | None) -> CaptureStatus:
@@ -92,6 +96,7 @@ class CaptureKeeper:
         Without `seconds` as the settings say, and only if they never were. Nothing happens before
         the first `apply`."""
         async with self._lock:
+            await self._end_bypass("the rules were asked for")
             if self._wanted is not None:
                 after, target = switch.insist(
                     self._switch,
@@ -116,15 +121,42 @@ class CaptureKeeper:
     async def remove(self) -> CaptureStatus:
         """An operator wants no rules, until `insist`."""
         async with self._lock:
+            await self._end_bypass("the rules were removed")
             await self._move(switch.remove(), NOTHING, "removed")
             return self.status()
+
+    async def suspend(self, seconds: float, by: str, why: str) -> CaptureStatus | Problem:
+        """Capture nothing new for so many seconds from now, also where that was so already. What
+        is redirected goes on."""
+        async with self._lock:
+            problem = bypass.objection(self._switch, self._wanted)
+            if problem is not None:
+                return problem
+            await self._keep_bypass(Bypass(boottime() + seconds, time.time(), by, why))
+            await self._want()
+            if self._error:
+                await self._keep_bypass(None)
+                return Problem("bypass", f"the kernel refused: {self._error}")
+            until = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(time.time() + seconds))
+            fields = {"event": "bypass_began", "by": by, "why": why, "until": until}
+            text = "capture is bypassed until %s by %s: %s"
+            log.warning(text, until, by, why, extra={"fields": fields})
+            return self.status()
+
+    async def resume(self, by: str) -> bool:
+        """End a bypass before its time; whether there was one."""
+        async with self._lock:
+            if self._bypass is None:
+                return False
+            await self._end_bypass(f"by {by}")
+            await self._want()
+            return True
 
     async def repair(self) -> None:
         """Put back what somebody else changed in our table, and try again what was refused."""
         async with self._lock:
-            if self._refused is not None and self._wanted is not None:
-                again = switch.want(self._switch, self._wanted, boottime(), self._patience)
-                await self._move(*again, "applied")
+            if self._refused is not None:
+                await self._want()
             elif self._wanted is not None and self._in_force.services:
                 await self._put(self._in_force)
 
@@ -138,6 +170,8 @@ class CaptureKeeper:
             state = "waiting"
         elif not self._wanted.services:
             state = "disabled"
+        elif self._bypass is not None:
+            state = "bypassed"
         else:
             state = "applied" if pending is None else "unconfirmed"
         return CaptureStatus(
@@ -146,6 +180,7 @@ class CaptureKeeper:
             drift=self._drift,
             undo_in=None if pending is None else max(0.0, pending.deadline - boottime()),
             error=self._error,
+            bypass=None if self._bypass is None else _shown(self._bypass),
         )
 
     async def view(self) -> View:
@@ -159,7 +194,8 @@ class CaptureKeeper:
     async def _watch(self) -> None:
         repaired = boottime()
         while True:
-            interval = PENDING_INTERVAL if self._switch.pending else REPAIR_INTERVAL
+            due = self._switch.pending or self._bypass
+            interval = PENDING_INTERVAL if due else REPAIR_INTERVAL
             try:
                 # Not wait_for: before Python 3.12 it loses a cancellation that meets the event.
                 async with asyncio.timeout(interval):
@@ -178,6 +214,30 @@ class CaptureKeeper:
                 await self._move(
                     *switch.undo(self._switch, self._wanted or self._in_force), "undone"
                 )
+            if self._bypass is not None and boottime() >= self._bypass.until:
+                await self._end_bypass("its time is over")
+                await self._want()
+
+    async def _want(self) -> None:
+        """Put in force what is wanted, if anything: suspended while there is a bypass."""
+        if self._wanted is None:
+            return
+        if self._bypass is not None and self._switch.held is Held.NO:
+            await self._move(self._switch, bypass.suspended(self._wanted), "bypassed")
+            return
+        after, target = switch.want(self._switch, self._wanted, boottime(), self._patience)
+        await self._move(after, target, "applied")
+
+    async def _end_bypass(self, why: str) -> None:
+        if self._bypass is not None:
+            await self._keep_bypass(None)
+            fields = {"event": "bypass_ended", "why": why}
+            log.warning("the bypass of capture has ended: %s", why, extra={"fields": fields})
+
+    async def _keep_bypass(self, what: Bypass | None) -> None:
+        """On disk before it is in force, like a deadline."""
+        self._bypass = what
+        await asyncio.to_thread(self._files.save_bypass, what)
 
     async def _move(self, after: Switch, target: Inputs, event: str) -> None:
         """Put `target` in force and remember `after`; when the kernel refuses, all stays.
@@ -229,6 +289,11 @@ class CaptureKeeper:
 def boottime() -> float:
     """Seconds since boot, suspension included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _shown(given: Bypass) -> BypassStatus:
+    left = max(0.0, given.until - boottime())
+    return BypassStatus(left, given.since, given.by, given.why)
 
 
 def _put(rules: Ruleset) -> tuple[str, ...]:

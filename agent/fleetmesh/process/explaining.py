@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.edge.consul_http import ConsulError
 from fleetmesh.model.explanation import Endpoints, Explanation, Question, Routes
+from fleetmesh.model.fault import Fault
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import Ejected
 from fleetmesh.model.snapshot import Snapshot
@@ -37,6 +38,7 @@ class Explainer:
         observed: Observed,
         generation: int = 0,
         ejected: tuple[Ejected, ...] = (),
+        faults: tuple[Fault, ...] = (),
     ) -> None:
         self._client = client
         self._snapshot = snapshot
@@ -47,6 +49,8 @@ class Explainer:
             upstream=settings.upstream,
             observed=observed,
             ejected=ejected,
+            faults=faults,
+            monotonic=time.monotonic(),
         )
 
     async def explanation(self, question: Question) -> Explanation | list[Problem]:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from fleetmesh.edge import systemd
 from fleetmesh.edge.ipc import Listener
 from fleetmesh.model import snapshot as snapshots
+from fleetmesh.model.fault import Fault
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.ports import Allocation
@@ -36,7 +37,8 @@ log = logging.getLogger(__name__)
 
 
 class Front:
-    """`snapshot` is what the workers serve, as `generation`; None before the first."""
+    """`snapshot` is what the workers serve, as `generation`; None before the first. `faults` are
+    what they are to serve with the next."""
 
     def __init__(self, settings: Settings, ports: Allocation, inherited: dict[str, int]) -> None:
         self.settings = settings
@@ -44,6 +46,8 @@ class Front:
         self.snapshot: Snapshot | None = None
         self.digest = ""
         self.generation = 0
+        self.faults: tuple[Fault, ...] = ()
+        self._faults_served: tuple[Fault, ...] = ()
         self.sockets = Sockets(inherited)
         self._given: tuple[Listener, ...] = ()
         self.cache = SnapshotCache(settings.state_dir)
@@ -73,13 +77,15 @@ class Front:
 
     async def publish(self, snapshot: Snapshot, again: bool = False) -> list[Problem]:
         """Let every worker serve `snapshot`; which of them do not. Nothing happens when they
-        serve it already, unless `again`: because the listeners changed. A port to expose something
-        on that cannot be had holds nothing up, and is asked for again each time."""
-        digest = snapshots.digest(snapshot)
+        serve it already, with the same faults, unless `again`: because the listeners changed. A
+        port to expose something on that cannot be had holds nothing up, and is asked for again each
+        time."""
+        digest, faults = snapshots.digest(snapshot), self.faults
         exposed = exposed_listeners(_exposed(snapshot))
         unopened = self.sockets.open(exposed)
         listeners = self._listeners(snapshot)
-        if digest == self.digest and listeners == self._given and not again:
+        served = (self.digest, self._given, self._faults_served)
+        if (digest, listeners, faults) == served and not again:
             return unopened
         self.generation += 1
         failures = await self.supervisor.publish(
@@ -88,10 +94,12 @@ class Front:
                 snapshots.encode(snapshot),
                 listeners,
                 self.sockets.sockets,
+                faults,
             )
         )
         self.sockets.succeed()
         self.snapshot, self.digest, self._given = snapshot, digest, listeners
+        self._faults_served = faults
         self.sockets.close_unexposed(exposed)
         keep_snapshot(snapshot)
         self.cache.keep(snapshot)

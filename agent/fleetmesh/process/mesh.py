@@ -175,6 +175,12 @@ class Mesh:
         await self._capture(self.front.settings)
         self._want()
 
+    async def republish(self) -> list[Problem]:
+        """Have the workers serve what they serve with the faults of the moment."""
+        async with self._reconciling:
+            snapshot = self.front.snapshot
+            return [] if snapshot is None else await self.front.publish(snapshot)
+
     def _want(self) -> None:
         front = self.front
         services = front.snapshot.services if front.snapshot is not None else ()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from fleetmesh import __version__
 from fleetmesh.edge.metrics import Figures
+from fleetmesh.model.fault import Fault
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import Ejected, Report
 from fleetmesh.model.snapshot import LocalService, Snapshot
@@ -117,6 +119,7 @@ def figures(
     watches: tuple[WatchStatus, ...] = (),
     renewals: Mapping[str, int] | None = None,
     handshakes: Mapping[str, HandshakeStatus] | None = None,
+    faults: Iterable[Fault] = (),
 ) -> Figures:
     now = time.time()
     handshakes = handshakes or {}
@@ -140,6 +143,8 @@ def figures(
         handshakes={name: not shown.wrong_for for name, shown in handshakes.items()},
         worker_restarts=supervisor.restarts,
         capture_applied=capture.state in {"applied", "unconfirmed"},
+        bypass=capture.bypass.seconds_left if capture.bypass is not None else 0.0,
+        faults=Counter((fault.service, fault.kind.value) for fault in faults),
         dns=dict(dns),
     )
 

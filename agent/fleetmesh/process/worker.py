@@ -143,6 +143,7 @@ class Worker:
                 plane.now,
                 plane.draw(),
                 self._workers,
+                () if plane.draining else message.faults,
             )
         except re2.error as error:  # a controller that checks its routes never sends one
             await self._channel.send(Applied(message.generation, f"routes: {error}"))
@@ -228,6 +229,7 @@ class Worker:
             under_way=table.under_way(),
             ejections=table.ejection_counts(),
             ejected=table.ejected(),
+            faults=table.fault_counts(),
         )
 
     async def _await_successor(self, sign: socket.socket) -> None:
@@ -256,6 +258,7 @@ class Worker:
         if not grace:
             self._acceptor.stop()
         plane.drain()
+        plane.table.end_faults()
         collecting = asyncio.ensure_future(self._keep_listening())
         while plane.connections and time.monotonic() < end and not (collecting.done() and grace):
             await asyncio.sleep(0.05)

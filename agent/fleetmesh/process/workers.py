@@ -32,6 +32,7 @@ from fleetmesh.edge.ipc import (
     Reported,
     ToController,
 )
+from fleetmesh.model.fault import Fault
 from fleetmesh.model.record import Record
 from fleetmesh.model.report import Ejection, Report
 from fleetmesh.process.tasks import TaskSet
@@ -74,6 +75,7 @@ class Publication(msgspec.Struct, frozen=True):
     snapshot: bytes
     listeners: tuple[Listener, ...]
     sockets: Mapping[str, socket.socket]
+    faults: tuple[Fault, ...] = ()
 
 
 class Worker:
@@ -187,6 +189,7 @@ class Worker:
             publication.snapshot,
             tuple(item for item in publication.listeners if item.name in self._has),
             attached,
+            publication.faults,
         )
         try:
             async with asyncio.timeout(timeout):

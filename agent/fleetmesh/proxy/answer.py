@@ -8,6 +8,7 @@ from http import HTTPStatus
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.site import Site
 
+PHRASES = {one.value: one.phrase.encode() for one in HTTPStatus}
 # After these the request's framing is unknown or its rest unwanted: the connection ends.
 FATAL = frozenset(
     {
@@ -28,6 +29,13 @@ SHED = frozenset({Refusal.OVERFLOW, Refusal.OVERLOADED, Refusal.TOO_MANY_CONNECT
 LATER = frozenset({Refusal.OVERLOADED, Refusal.RATE_LIMITED})
 
 
+def status_of(refusal: Refusal, site: Site) -> int:
+    """The status code that goes out."""
+    if refusal is Refusal.FAULT and site.fault is not None:
+        return site.fault.status
+    return refusal.status
+
+
 def answer(refusal: Refusal, site: Site, *, head_only: bool, keep_alive: bytes) -> bytes:
     """The whole response. `keep_alive` is the Connection field line to send, or empty."""
     body = {
@@ -38,15 +46,17 @@ def answer(refusal: Refusal, site: Site, *, head_only: bool, keep_alive: bytes) 
     }
     if refusal is Refusal.DENIED:
         body["intention"] = str(site.verdict)
+    status = status_of(refusal, site)
     content = json.dumps(body).encode() + b"\n"
     allow = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
     return b"".join(
         (
-            b"HTTP/1.1 %d %b\r\n" % (refusal.status, HTTPStatus(refusal.status).phrase.encode()),
+            b"HTTP/1.1 %d %b\r\n" % (status, PHRASES.get(status, b"")),
             b"Content-Type: application/json\r\nx-fleetmesh-reason: %b\r\n" % refusal.code.encode(),
             b"x-fleetmesh-overloaded: true\r\n" if refusal in SHED else b"",
             site.later if refusal in LATER else b"",
             allow if refusal is Refusal.CONNECT_METHOD else b"",
+            site.fault.line if site.fault is not None else b"",
             b"Content-Length: %d\r\n" % len(content),
             keep_alive,
             b"\r\n",

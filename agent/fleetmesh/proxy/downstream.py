@@ -6,7 +6,7 @@ import time
 
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.address import peer_name, reset_at_end
-from fleetmesh.proxy.answer import FATAL, answer
+from fleetmesh.proxy.answer import FATAL, answer, status_of
 from fleetmesh.proxy.conduit import Conduit
 from fleetmesh.proxy.plane import GRACE, LINGER, LINGER_MOST, Plane
 from fleetmesh.proxy.reader import (
@@ -105,13 +105,16 @@ class Downstream(RequestReader):
         complete = self.phase == WAIT
         self._abandon()
         self.out.clear()
+        fault = self.site.fault
+        if fault is not None:
+            detail = f"{detail}, fault {fault.fault.id}" if detail else f"fault {fault.fault.id}"
         self.plane.refused(self.site, refusal, self.peer, detail, self)
         if self.response_begun:
             self.tally.answered(self.site.route_name, self.status, self.started)
             self.phase = GONE
             self.abort()
             return
-        self.status = refusal.status
+        self.status = status_of(refusal, self.site)
         self.persistent = self.persistent and complete and refusal not in FATAL
         self.transport.write(
             answer(
@@ -121,6 +124,7 @@ class Downstream(RequestReader):
                 keep_alive=self.connection_line(),
             )
         )
+        self.site.fault = None
         self.exchange_over()
 
     def connection_line(self) -> bytes:

@@ -5,11 +5,13 @@ There is no object per request: what an exchange needs to know stands in the con
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from typing import Final
 
 from fleetmesh.core.budget import Budget
+from fleetmesh.core.faults import Pause
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import IDEMPOTENT
 from fleetmesh.core.retry import pause
@@ -28,14 +30,15 @@ KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nob
 
 class Exchange(Turns):
     """`_kept_bytes` are how much of the request is kept; `_replayed`: it was sent again because a
-    kept connection had closed."""
+    kept connection had closed. `_delay` ends the wait of a fault."""
 
-    __slots__ = ("_kept_bytes", "_replayed")
+    __slots__ = ("_delay", "_kept_bytes", "_replayed")
 
     def __init__(self, plane: Plane, site: Site) -> None:
         super().__init__(plane, site)
         self._kept_bytes = 0
         self._replayed = False
+        self._delay: asyncio.TimerHandle | None = None
 
     # Towards the upstream.
 
@@ -93,6 +96,9 @@ class Exchange(Turns):
 
     def _dial(self, lane: Lane) -> None:
         self._ticket += 1
+        if isinstance(lane, Pause):
+            self._delay = self.plane.loop.call_later(lane.seconds, self._delayed, self._ticket)
+            return
         lane.pool.opening += 1
         self.plane.spawn(self._connect(lane, self._ticket))
 
@@ -205,6 +211,13 @@ class Exchange(Turns):
             lane = other
         self.placed(lane)
 
+    def _delayed(self, ticket: int) -> None:
+        """The wait of a fault is over, and less time is left."""
+        self._delay = None
+        if ticket == self._ticket:
+            self.out = [self.marked(b"".join(self.out), 0)]
+            self._retry(ticket)
+
     def serve(self, upstream: Upstream, *, reused: bool) -> None:
         upstream.serve(self, reused=reused)
 
@@ -240,6 +253,9 @@ class Exchange(Turns):
         self._kept = None
         if self._turn is not None:
             self.leave_line()
+        if self._delay is not None:
+            self._delay.cancel()
+            self._delay = None
         upstream, self._upstream = self._upstream, None
         self.forsake_rival()
         if upstream is not None:
@@ -279,9 +295,10 @@ class Exchange(Turns):
             self.settle(upstream, leg)
             if leg.response is not None:
                 upstream.lines = leg.response.changed(upstream.lines, self, self.peer)
-        if self.site.set_cookie:
-            upstream.lines.append(self.site.set_cookie)
-            self.site.set_cookie = b""
+        if self.site.extra:
+            upstream.lines.append(self.site.extra)
+            self.site.extra = b""
+            self.site.fault = None
         return upstream.rebuild(self.http11, self.persistent, self.wants_trailers)
 
     def answer_complete(self) -> bool:
@@ -358,6 +375,8 @@ class Exchange(Turns):
             relay.end_after(leg.stream_timeout - (time.monotonic() - self.started))
         relay.join(self.transport, upstream.transport)
         relay.passed(early, rest)
+        if self.site.extra:
+            head = head[:-2] + self.site.extra + b"\r\n"
         self.transport.write(head + rest)
         if early:
             upstream.transport.write(early)

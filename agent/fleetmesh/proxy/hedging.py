@@ -118,7 +118,7 @@ class Hedging(Tries):
     def settle(self, winner: Upstream, leg: Leg) -> None:
         """The answer's head is here."""
         hedge = leg.hedge
-        if hedge is not None and winner.status < 500:
+        if hedge is not None and winner.status < 500 and self.site.fault is None:
             hedge.slowness.observe(time.monotonic() - self.started)
         rival = self._rival
         if rival is None:

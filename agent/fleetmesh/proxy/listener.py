@@ -7,8 +7,8 @@ import ssl
 from typing import Any
 
 from fleetmesh.core.detect import SERVER_FIRST_PORTS
+from fleetmesh.core.entry import UpstreamEntry
 from fleetmesh.core.frames import STREAMS
-from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.model.identity import SpiffeId
 from fleetmesh.model.refusal import Refusal
 from fleetmesh.model.report import Direction

@@ -7,10 +7,12 @@ from collections.abc import Collection
 from typing import Protocol
 
 from fleetmesh.core.authz import Rules, Verdict
+from fleetmesh.core.entry import UpstreamEntry
+from fleetmesh.core.faults import FaultRule, Faults
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.retry import Policy
-from fleetmesh.core.table import Table, UpstreamEntry
+from fleetmesh.core.table import Table
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.core.way import Leg, Way
 from fleetmesh.model.refusal import Refusal
@@ -41,7 +43,8 @@ class Site:
     `refusal` stands in the way of every request until `recheck` takes it away; `verdict` is the
     intention's. `failure` is what an unreachable endpoint means here. `route_name` is the route's
     that the current request takes, empty when it takes none, and `leg` what that and its split say
-    of it. `set_cookie` are lines for the head of the current answer. `detected`: the protocol was
+    of it. `extra` are lines for the head of the current answer, `fault` is what the current request
+    suffers of what was injected. `detected`: the protocol was
     found out from the first bytes; `sni` is the name in them where they were TLS. `identity` is
     the SPIFFE ID that the caller has proved. `later` are the lines of a refusal that say when to
     come again.
@@ -54,14 +57,15 @@ class Site:
         "destination",
         "detected",
         "direction",
+        "extra",
         "failure",
+        "fault",
         "identity",
         "kind",
         "later",
         "leg",
         "refusal",
         "route_name",
-        "set_cookie",
         "sni",
         "source",
         "verdict",
@@ -92,7 +96,8 @@ class Site:
         self.route_name = ""
         self.later = b""
         self.leg: Leg | None = None
-        self.set_cookie = b""
+        self.extra = b""
+        self.fault: FaultRule | None = None
 
     def lane(self, tried: Collection[str], request: RequestHead | None = None) -> Lane | Refusal:
         """The way for the next request, away from the endpoints already `tried` if possible.
@@ -152,6 +157,10 @@ class OutboundSite(Site):
         if request is not None:
             if entry.chooses or self._way is not None:
                 target = self._choose(entry, request).target
+                if entry.faults is not None:
+                    struck = self._struck(entry.faults, target, request)
+                    if struck is not None:
+                        return struck
         elif self._way is not None:
             # Chosen when the request began, perhaps of an older table: what that target is now.
             target = entry.targets.get(self._way.target.id, self._way.target)
@@ -187,8 +196,23 @@ class OutboundSite(Site):
         self._way = way if entry.chooses else None
         self.route_name = way.name
         self.leg = way.leg
-        self.set_cookie = b""
+        self.extra = b""
         return way
+
+    def _struck(
+        self, faults: Faults, target: TargetEntry, request: RequestHead
+    ) -> Lane | Refusal | None:
+        """Where a fault sends a new `request` in place of an endpoint. None is picked for it yet:
+        a delayed one goes to one of the time when it is sent."""
+        serving = self._serving
+        fault = faults.strike(self.source, request, serving.now, serving.draw())
+        if fault is None:
+            return None
+        if target.draws:
+            self._draw(target, request)
+        self.fault = fault
+        self.extra += fault.line
+        return Refusal.FAULT if fault.status else fault.pause
 
     def _draw(self, target: TargetEntry, request: RequestHead | None) -> int:
         """Another attempt of a request that was hashed has its number."""
@@ -198,7 +222,7 @@ class OutboundSite(Site):
             return drawn
         if request is not None or self._number < 0:
             self._number = hashing.number(request, self._client, drawn)
-            self.set_cookie = hashing.set_cookie
+            self.extra = hashing.set_cookie
         return self._number
 
 

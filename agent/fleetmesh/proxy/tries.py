@@ -116,7 +116,8 @@ class Tries(Downstream):
 
     def marked(self, data: bytes, number: int) -> bytes:
         """The request, `data`, once more: its head tells which attempt it is, and the time that is
-        left now. The application's own may read that it was tried before, but not be told so."""
+        left now. The application's own may read that it was tried before, but not be told so. With
+        `number` 0 it was not sent yet."""
         site = self.site
         if site.direction is not Direction.OUTBOUND:
             return data
@@ -128,7 +129,8 @@ class Tries(Downstream):
         self.lines = without(lines, OURS)
         if self.until < inf and any(line.startswith(DEADLINE) for line in lines):
             self.lines.append(deadline_line(self.until - time.monotonic()))
-        self.lines.append(attempts_line(number))
+        if number:
+            self.lines.append(attempts_line(number))
         return self.rebuild(site.default_host, added) + data[len(head) :]
 
     # What a try may take, and all of them.

@@ -233,6 +233,17 @@ def _name(value: object) -> object:
     )
 
 
+def _callers(value: object) -> object:
+    remedy = 'Write "web shop", or "*" for all'
+    names = str(value).split()
+    if names == ["*"]:
+        return ("*",)
+    for name in names:
+        if isinstance(_name(name), Wrong):
+            return Wrong(f'"{name}" is not a service name', remedy)
+    return tuple(names) or Wrong("names nobody", remedy)
+
+
 PORT = _whole("a port, 1 to 65535", 1, 65535)
 WORKERS = _whole("a number of workers, 0 (one per core) to 256", 0, 256)
 WEIGHT = _whole("a weight, 1 to 65535", 1, 65535)
@@ -271,6 +282,7 @@ CIDR = Kind("a network in CIDR notation", _cidr)
 CONSUL = Kind("an http or https URL without a path, or unix:// and a path", _consul)
 HOST_PORT = Kind("an address and a port", _host_port)
 PATH = Kind("an absolute path", _path)
+CALLERS = Kind("names of services with blanks between them, or `*` for all", _callers)
 LOG_LEVEL = choice(("debug", "info", "warning", "error"))
 NAME = Kind("a service name: 1 to 63 lower-case letters, digits and hyphens", _name)
 ID = _matching("a service ID", _SERVICE_ID, "Use letters, digits and any of _ . : -")

@@ -10,9 +10,9 @@ import pytest
 from tests.support.ca import spiffe
 
 from fleetmesh.core.budget import Budget
+from fleetmesh.core.entry import UpstreamEntry
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.routes import Matcher
-from fleetmesh.core.table import UpstreamEntry
 from fleetmesh.core.target import TargetEntry
 from fleetmesh.model.traffic import FieldMatch, Match, Protocol, QueryMatch, Route, Target, Upstream
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from tests.support.record import record
+from tests.unit.edge.test_admin_acts import FakeAgent as NoActs
 
 from fleetmesh.edge import admin
 from fleetmesh.model.explanation import Endpoints, Question, Routes
@@ -37,11 +38,12 @@ SNAPSHOT = Snapshot(
 )
 
 
-class FakeAgent:
+class FakeAgent(NoActs):
     def __init__(self) -> None:
+        super().__init__()
         self.serves: Snapshot | None = SNAPSHOT
         self.problems: Sequence[Problem] = ()
-        self.asked: list[float | None] = []
+        self.asked: list[Any] = []
         self.kept: Sequence[Record] | None = None
         self.limits: list[int] = []
         self.questions: list[Question] = []

@@ -9,6 +9,7 @@ from fleetmesh.model.report import (
     Direction,
     Ejected,
     EjectionCount,
+    FaultCount,
     Latency,
     RefusalCount,
     Report,
@@ -30,6 +31,10 @@ FIGURES = Figures(
         latencies=(Latency(OUT, "web", "api", "items", 2, (*(1 for _ in BUCKETS), 2), 12.5),),
         ejections=(EjectionCount("api", "5xx", 4), EjectionCount("db", "gateway", 1)),
         ejected=(Ejected("api", "a/api", "5xx", 2), Ejected("api", "b/api", "gateway")),
+        faults=(
+            FaultCount("", "web", "api", "delay", 2),
+            FaultCount("f1", "web", "api", "delay", 3),
+        ),
     ),
     expiries={"web": 3600.5},
     generations={1: 4, 2: 5},
@@ -40,6 +45,8 @@ FIGURES = Figures(
     watches=(WatchStatus("leaf:web", 61.0, 61.0, "refused"), WatchStatus("roots", 9.0, 0.0)),
     renewals={"web": 1},
     handshakes={"web": True, "api": False},
+    faults={("api", "delay"): 1},
+    bypass=90.0,
 )
 
 
@@ -56,6 +63,10 @@ def labels(**more: str) -> tuple[tuple[str, str], ...]:
 def test_every_figure_stands_on_the_page() -> None:
     found = samples(FIGURES)
     call = {"direction": "outbound", "source": "web", "destination": "api"}
+    struck = labels(source="web", destination="api", kind="delay")
+    assert found["fleetmesh_faults_injected_total", struck] == 5
+    assert found["fleetmesh_faults_active", labels(destination="api", kind="delay")] == 1
+    assert found["fleetmesh_capture_bypass_seconds", ()] == 90
     assert found["fleetmesh_build_info", labels(version="1.2.3")] == 1
     assert found["fleetmesh_requests_total", labels(**call, route="items", code="200")] == 7
     assert found["fleetmesh_connections_total", labels(**call, kind="http")] == 3

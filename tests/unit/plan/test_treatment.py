@@ -10,7 +10,8 @@ from tests.support.ca import Authority
 from tests.support.worker import snapshot, upstream
 
 from fleetmesh.cli import explain_text
-from fleetmesh.core.table import UpstreamEntry, link
+from fleetmesh.core.entry import UpstreamEntry
+from fleetmesh.core.table import link
 from fleetmesh.model.explanation import LegState, TargetState
 from fleetmesh.model.traffic import Match, Retries, Route, Tries, Upstream
 from fleetmesh.plan.treatment import Treatment, treatment

@@ -228,11 +228,11 @@ def test_the_answer_gets_the_cookie_of_its_own_request() -> None:
     serving = hashing(HashPolicy(cookie="u", cookie_ttl=60.0))
     site = serving.site()
     first = port(site.lane((), asking(b"/")))
-    assert site.set_cookie.startswith(b'Set-Cookie: u="')
+    assert site.extra.startswith(b'Set-Cookie: u="')
     again = asking(b"/")
-    again.lines.append(b"Cookie: " + site.set_cookie[12:].partition(b";")[0] + b"\r\n")
+    again.lines.append(b"Cookie: " + site.extra[12:].partition(b";")[0] + b"\r\n")
     assert port(site.lane((), again)) == first
-    assert site.set_cookie == b""
+    assert site.extra == b""
 
 
 def test_the_least_busy_endpoint_is_known_by_its_pools() -> None:

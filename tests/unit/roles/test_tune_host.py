@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import doctest
 import json
+import os
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.unit.roles.test_scripts import load
+from tests.support.netns import netns
+from tests.unit.roles.test_scripts import ROOT, load
 
 RESERVED = "net.ipv4.ip_local_reserved_ports"
 WANTED = {
@@ -133,3 +136,28 @@ def test_conntrack_is_loaded_before_its_limit_is_set_at_boot(
     more = {"net.netfilter.nf_conntrack_max": "1048576"}
     script.main([json.dumps(more), f"--root={root}"])
     assert "\nnf_conntrack\n" in (root / script.MODULES_FILE).read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace: needs root")
+def test_a_real_kernel_takes_it_and_gives_it_back(tmp_path: Path) -> None:
+    """Of a namespace of its own, where the table of tracked connections is not ours to size."""
+    (tmp_path / "proc").symlink_to("/proc")
+    script = str(ROOT / "roles/fleetmesh_agent/files/tune_host.py")
+    names = ["net.ipv4.ip_local_reserved_ports", "net.core.somaxconn"]
+    with netns("tuned") as space:
+
+        def values() -> list[str]:
+            return [space.run("sysctl", "-n", name).strip() for name in names]
+
+        def run(*arguments: str) -> dict[str, object]:
+            shown = space.run(sys.executable, script, *arguments, "--root", str(tmp_path))
+            outcome: dict[str, object] = json.loads(shown)
+            return outcome
+
+        before = values()
+        wanted = json.dumps(WANTED | {"net.core.somaxconn": str(int(before[1]) + 1)})
+        assert run(wanted)["changed"]
+        assert values() == ["15006,21000-21255", str(int(before[1]) + 1)]
+        assert not run(wanted)["changed"]
+        assert run("--undo")["changed"]
+        assert values() == before
