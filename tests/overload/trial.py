@@ -95,6 +95,11 @@ async def _load(port: int, rate: float, seconds: float) -> Any:
     return json.loads(out)
 
 
+async def _end(process: asyncio.subprocess.Process) -> None:
+    process.kill()
+    await process.communicate()
+
+
 @asynccontextmanager
 async def _mesh(adaptive: bool) -> AsyncIterator[int]:
     """The port of web's calls to api."""
@@ -102,7 +107,7 @@ async def _mesh(adaptive: bool) -> AsyncIterator[int]:
     command = [sys.executable, "-m", "tests.overload.application", str(PLACES), str(SECONDS)]
     async with AsyncExitStack() as stack:
         application = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-        stack.callback(application.kill)
+        stack.push_async_callback(_end, application)
         assert application.stdout is not None
         port = int(await application.stdout.readline())
         caller = await stack.enter_async_context(WorkerProcess(0, QUIET))
