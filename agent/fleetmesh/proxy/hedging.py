@@ -59,9 +59,14 @@ class Hedging(Tries):
     def _hedge(self, started: float) -> None:
         upstream = self._upstream
         leg = self.site.leg
-        if started != self.started or not self._unanswered() or not self._kept:
+        if started != self.started or not self._unanswered() or self._kept is None:
             return
-        if upstream is None or self._tried or upstream.answering or leg is None:
+        if self._tried or leg is None or leg.hedge is None:
+            return
+        if upstream is None:  # it is being dialled, and a dial has its own other
+            self._hedge_timer = self._timer(self._hedge_timer, leg.hedge.slowness.p95, self._hedge)
+            return
+        if upstream.answering or not self._kept:
             return
         first = upstream.lane.endpoint_id
         lane = self.site.lane([first])
@@ -70,7 +75,7 @@ class Hedging(Tries):
         pool = lane.pool
         if pool.max_requests and pool.full(pool.max_requests):
             return
-        if leg.hedge is None or not self.afford(leg.hedge.budget):
+        if not self.afford(leg.hedge.budget):
             return
         self.series.hedged(self.site.route_name)
         rival = pool.take(self.plane.now)
