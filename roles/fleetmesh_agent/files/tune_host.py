@@ -15,7 +15,9 @@ Prints a JSON object: `changed`, and `told`, a list of sentences.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -99,13 +101,15 @@ class Host:
             return None
 
     def write(self, key: str, value: str) -> bool:
-        """Whether the kernel took it."""
-        if not self.check:
-            try:
+        """Whether the kernel took it; with `check`, whether it may."""
+        try:
+            if not self.check:
                 self._of(key).write_text(f"{value}\n")
-            except OSError as error:
-                self.told.append(f"{key} cannot be written here: {error.strerror}")
-                return False
+            elif not os.access(self._of(key), os.W_OK):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        except OSError as error:
+            self.told.append(f"{key} cannot be written here: {error.strerror}")
+            return False
         self.changed = True
         return True
 

@@ -130,6 +130,15 @@ def test_check_mode_tells_and_changes_nothing(script: ModuleType, root: Path) ->
     assert files(root) == []
 
 
+def test_check_mode_promises_nothing_that_a_host_does_not_let_be_written(
+    script: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script.os, "access", lambda *_: False)
+    outcome = script.main([json.dumps(WANTED), "--check", f"--root={root}"])
+    assert not outcome["changed"]
+    assert "net.core.somaxconn cannot be written here: Read-only file system" in outcome["told"]
+
+
 def test_conntrack_is_loaded_before_its_limit_is_set_at_boot(
     script: ModuleType, root: Path
 ) -> None:
