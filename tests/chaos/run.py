@@ -93,7 +93,7 @@ def widened(fleet: Fleet, whole: bool) -> Iterator[Fleet]:
     finally:
         if not whole:
             for name in ADDED:
-                fleet[name].run("consul leave", check=False)
+                fleet[name].run("consul leave; systemctl stop consul", check=False)
             fleet.playbook("lab_up", log=BUILD / "lab-narrow.log")
             fleet.__dict__.pop("hosts", None)
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from fleetmesh.balance import HASHING, PICKERS, Choices, picker
+from fleetmesh.balance import HASHING, PICKERS, Choices, picker_of
 from fleetmesh.model.traffic import Balancing
 
 REQUESTS = 10_000
@@ -24,7 +24,8 @@ def counts(
     for number in range(1, workers + 1):
         active = [0] * len(weights)
         ids = [f"node{at}/api" for at in range(len(weights))]
-        own = picker(policy, Choices(ids, weights, number, Balancing(policy), active.__getitem__))
+        choices = Choices(ids, weights, number, Balancing(policy), active.__getitem__)
+        own = picker_of(policy, choices)
         under_way: list[int] = []
         for _ in range(REQUESTS // workers):
             if len(under_way) == busy:
