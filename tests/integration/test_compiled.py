@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from tests.support.compiled import ROOT, compiled
 
 SUITES = (
@@ -19,6 +20,7 @@ SUITES = (
 """Those whose workers are processes of their own."""
 
 
+@pytest.mark.timeout(900)  # most of it is the compiler's
 def test_the_suites_of_the_workers_pass_against_the_compiled_relay_path() -> None:
     env = {**os.environ, "PYTHONPATH": str(compiled())}
     where = "import fleetmesh.proxy.exchange as module; print(module.__file__)"
