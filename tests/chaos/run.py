@@ -96,6 +96,8 @@ def widened(fleet: Fleet, whole: bool) -> Iterator[Fleet]:
                 fleet[name].run("consul leave; systemctl stop consul", check=False)
             fleet.playbook("lab_up", log=BUILD / "lab-narrow.log")
             fleet.__dict__.pop("hosts", None)
+            for name in ADDED:
+                fleet.consul("PUT", "/v1/catalog/deregister", {"Node": name})
 
 
 def _serves(fleet: Fleet) -> bool:
