@@ -163,19 +163,11 @@ def upgraded(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
 def ca_rotated(fleet: Fleet, victims: Sequence[str]) -> Iterator[float]:
     """A new root; all leaves are renewed (Consul 1.8 spreads them over 30 s)."""
     mesh = [fleet[name] for name in (CALLER, *INSTANCES, "shop1")]
-
-    def serials() -> dict[str, str]:
-        return {
-            f"{host.name}/{service['name']}": service["identity"]["serial"]
-            for host in mesh
-            for service in host.status()["services"]
-        }
-
-    before = serials()
+    before = fleet.serials(mesh)
     began = time.time()
     fleet.rotate_ca()
     eventually(
-        lambda: all(before[name] != serial for name, serial in serials().items()),
+        lambda: all(before[name] != serial for name, serial in fleet.serials(mesh).items()),
         180,
         "every service has a new leaf",
         every=2,

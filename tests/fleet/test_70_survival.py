@@ -166,13 +166,6 @@ def test_certificates_rotate_under_traffic(fleet: Fleet, evidence: Evidence) -> 
     """A new root in Consul's CA: every worker serves new leaves, no request and no stream ends."""
     web1, api1 = fleet["web1"], fleet["api1"]
 
-    def serials() -> dict[str, str]:
-        return {
-            f"{host.name}/{service['name']}": service["identity"]["serial"]
-            for host in fleet.mesh
-            for service in host.status()["services"]
-        }
-
     def workers_agree() -> bool:
         return all(
             service["identity"]["workers"] == len(status["workers"])
@@ -180,7 +173,7 @@ def test_certificates_rotate_under_traffic(fleet: Fleet, evidence: Evidence) -> 
             for service in status["services"]
         )
 
-    before = serials()
+    before = fleet.serials(fleet.mesh)
     streams = [
         web1.start("stream.py", "websocket", api1.url(8000, "/ws"), user="web"),
         web1.start("stream.py", "tcp", api1.address, "9000", user="web"),
@@ -193,7 +186,7 @@ def test_certificates_rotate_under_traffic(fleet: Fleet, evidence: Evidence) -> 
     fleet.rotate_ca()
     # Consul 1.8 spreads the new leaves over 30 s.
     eventually(
-        lambda: all(before[name] != serial for name, serial in serials().items()),
+        lambda: all(before[name] != serial for name, serial in fleet.serials(fleet.mesh).items()),
         75,
         "every service has a new leaf",
         every=1,

@@ -8,7 +8,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -139,6 +139,15 @@ class Fleet:
             stdin="" if body is None else json.dumps(body),
         )
         return json.loads(done.stdout) if done.stdout.strip() else None
+
+    @staticmethod
+    def serials(hosts: Iterable[Host]) -> dict[str, str]:
+        """Of the certificates of all services of `hosts`, by host and service."""
+        return {
+            f"{host.name}/{service['name']}": service["identity"]["serial"]
+            for host in hosts
+            for service in host.status()["services"]
+        }
 
     @property
     def trust_domain(self) -> str:

@@ -73,12 +73,15 @@ class Lines:
             line.patience, line.most = patience, most
 
 
-Key = tuple[str, float]
+TargetKey = tuple[str, float]
 """A target's id and its connect timeout: upstreams where both are the same share its endpoints."""
 
 
 def lines_of(
-    target: Target, patience: float, known: dict[Key, Lines], before: Mapping[Key, Lines]
+    target: Target,
+    patience: float,
+    known: dict[TargetKey, Lines],
+    before: Mapping[TargetKey, Lines],
 ) -> Lines | None:
     """Those of `target`, put down in `known`, the ones from `before` if there were any; None where
     nobody waits. `patience` is for where the target says nothing."""

@@ -91,8 +91,7 @@ class Standing(Observer):
                 self._well(now, seconds)
             self.latency.observe(seconds, now)
             return
-        if seconds > self.latency.estimate(now):
-            self.latency.observe(seconds, now)
+        self._no_quicker(seconds, now)
         self._streaks.pop(UNANSWERED, 0)
         if 502 <= status <= 504:
             self._failed((FAILED, GATEWAY), now)
@@ -103,8 +102,7 @@ class Standing(Observer):
     def shed(self, seconds: float, now: float) -> None:
         """No failure, and no reason to send it more."""
         self.answers += 1
-        if seconds > self.latency.estimate(now):
-            self.latency.observe(seconds, now)
+        self._no_quicker(seconds, now)
         if self.state == PROBING:
             self._well(now, seconds)
 
@@ -116,8 +114,7 @@ class Standing(Observer):
     def waited(self, seconds: float, now: float) -> None:
         """An answer would have taken longer than that: its caller did not wait, or it failed."""
         self.tail.observe(seconds)
-        if seconds > self.latency.estimate(now):
-            self.latency.observe(seconds, now)
+        self._no_quicker(seconds, now)
 
     def broke_off(self) -> None:
         """An answer that had begun did not come to its end."""
@@ -128,6 +125,10 @@ class Standing(Observer):
         self.answers += 1
         if self._troubled:
             self._well(now, 0.0)
+
+    def _no_quicker(self, seconds: float, now: float) -> None:
+        if seconds > self.latency.estimate(now):
+            self.latency.observe(seconds, now)
 
     def _well(self, now: float, seconds: float) -> None:
         self._troubled = False

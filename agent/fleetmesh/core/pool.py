@@ -97,6 +97,14 @@ class Pool(Generic[C]):
             return True
         return 0 < limit <= self.active + self.opening
 
+    def crowded(self) -> bool:
+        """Whether one more request would be too many."""
+        return self.max_requests > 0 and self.full(self.max_requests)
+
+    def crowded_for_streams(self) -> bool:
+        """The same for a connection that is relayed as it is."""
+        return self.full(self.max_connections)
+
     def lend(self) -> None:
         """A connection that was just opened goes out."""
         self.active += 1

@@ -9,7 +9,7 @@ from fleetmesh.core.entry import LocalEntry, UpstreamEntry
 from fleetmesh.core.exposed import Exposed
 from fleetmesh.core.faults import Faults, Hits, kept, linked
 from fleetmesh.core.lane import DEFAULTS, Lane, Place
-from fleetmesh.core.line import Lines, lines_of
+from fleetmesh.core.line import Lines, TargetKey, lines_of
 from fleetmesh.core.outlier import Outliers, Standing
 from fleetmesh.core.outlier_rules import Rules
 from fleetmesh.core.routes import Matcher
@@ -20,9 +20,6 @@ from fleetmesh.model.report import Ejected, Ejection, EjectionCount, UnderWay
 from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.traffic import Health, Target, Upstream
 from fleetmesh.settings import UpstreamSettings
-
-OutliersKey = tuple[str, float]
-"""A target's id and its connect timeout: places are shared by upstreams where both are the same."""
 
 PlaceKey = tuple[str, str, str | None, str, int, str, str, float, bool]
 
@@ -68,8 +65,8 @@ class Table:
         self.by_destination: dict[tuple[str, int], UpstreamEntry] = {}
         self.by_address: dict[str, UpstreamEntry] = {}
         self.places: dict[PlaceKey, Place] = {}
-        self.lines: dict[OutliersKey, Lines] = {}
-        self.outliers: dict[OutliersKey, Outliers] = {}
+        self.lines: dict[TargetKey, Lines] = {}
+        self.outliers: dict[TargetKey, Outliers] = {}
         self.ejections: dict[tuple[str, str], int] = {}
         self.faults: dict[str, Faults] = {}
         self.hits: Hits = {}

@@ -15,13 +15,12 @@ from fleetmesh.model.explanation import Question
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.record import Record
 from fleetmesh.model.snapshot import Snapshot
-from fleetmesh.model.status import Status
+from fleetmesh.model.status import MAX_WHY, Status
 
 SHUTDOWN_TIMEOUT = 1.0
 MAX_BODY = 64 * 1024
 DEFAULT_RECORDS = 100
 MAX_RECORDS = 100_000
-MAX_WHY = 500
 HOLDS = ("maintenance", "drain")
 
 

@@ -13,9 +13,7 @@ from fleetmesh.edge.answers import body_of, json_of
 from fleetmesh.edge.peer import who
 from fleetmesh.model.fault import Fault, Order
 from fleetmesh.model.problem import Problem
-from fleetmesh.model.status import CaptureStatus, FaultStatus
-
-MAX_WHY = 500
+from fleetmesh.model.status import MAX_WHY, CaptureStatus, FaultStatus
 
 
 class Acting(Protocol):

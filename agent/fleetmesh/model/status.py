@@ -9,6 +9,9 @@ from fleetmesh.model.release import Releases
 from fleetmesh.model.report import Ejected
 from fleetmesh.model.traffic import Upstream
 
+MAX_WHY = 500
+"""Characters of a reason that an operator gives for what is on record."""
+
 
 class WatchStatus(msgspec.Struct, frozen=True):
     """What is followed in Consul: `watch` is roots, intentions, catalog, chains, instances or

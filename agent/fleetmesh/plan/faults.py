@@ -17,7 +17,7 @@ from fleetmesh.core.request import RequestHead
 from fleetmesh.model.fault import ALL, Fault, Order, Permission
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.report import FaultCount
-from fleetmesh.model.status import FaultStatus
+from fleetmesh.model.status import MAX_WHY, FaultStatus
 from fleetmesh.model.traffic import FieldMatch, Protocol, Upstream
 from fleetmesh.plan.defaults import Defaults
 from fleetmesh.plan.names import named
@@ -29,7 +29,6 @@ MOST = 100
 """Faults at a time."""
 MAX_SECONDS = 3600.0
 MAX_DELAY = 300.0
-MAX_WHY = 500
 LEAST_PERCENT = 0.01
 STATUSES = range(400, 600)
 _NAME = re.compile(TOKEN)

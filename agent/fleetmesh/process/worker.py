@@ -47,6 +47,7 @@ from fleetmesh.edge.ipc import (
     Publish,
     Recorded,
     Reported,
+    ToController,
     ToWorker,
 )
 from fleetmesh.edge.systemd import setup_logging
@@ -99,17 +100,22 @@ class Worker:
             message, fds = await self._channel.receive()
             if isinstance(message, Publish):
                 await self._publish(message, fds)
-            elif isinstance(message, Collect | CollectRecords):
-                await self._answer(message)
-            elif isinstance(message, Answered | Ejections):
-                self._learn(message)
-            elif isinstance(message, Part):
-                part(self._plane, message.service)
             elif isinstance(message, Drain):
                 if message.handover:
                     await self._await_successor(socket.socket(fileno=fds[0]))
                 await self._drain(message.seconds, 0.0 if message.handover else GRACE)
                 return
+            else:
+                await self._attend(message)
+
+    async def _attend(self, message: ToController | ToWorker) -> None:
+        """To what is the same whether the worker drains or not."""
+        if isinstance(message, Collect | CollectRecords):
+            await self._answer(message)
+        elif isinstance(message, Answered | Ejections):
+            self._learn(message)
+        elif isinstance(message, Part):
+            part(self._plane, message.service)
 
     async def _publish(self, message: Publish, fds: Sequence[int]) -> None:
         self._acceptor.take(message.attached, fds)
@@ -285,12 +291,8 @@ class Worker:
                 problems = await self._swap(message)
                 if problems is not None:
                     await self._channel.send(Applied(message.generation, "; ".join(problems)))
-            elif isinstance(message, Collect | CollectRecords):
-                await self._answer(message)
-            elif isinstance(message, Answered | Ejections):
-                self._learn(message)
-            elif isinstance(message, Part):
-                part(self._plane, message.service)
+            else:
+                await self._attend(message)
 
 
 def _identity(snapshot: Snapshot, leaf: Leaf, share: bool) -> Identity:

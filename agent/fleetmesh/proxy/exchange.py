@@ -16,13 +16,12 @@ from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import IDEMPOTENT
 from fleetmesh.core.retry import pause
 from fleetmesh.model.refusal import Refusal
-from fleetmesh.proxy.dial import dial
 from fleetmesh.proxy.plane import SWEEP, Plane
 from fleetmesh.proxy.reader import DIALLING, GONE, UPSTREAM_FULL, WAIT
 from fleetmesh.proxy.relay import Relay
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.tunnel import WebSocketRelay
-from fleetmesh.proxy.turn import Turns, crowded, elsewhere
+from fleetmesh.proxy.turn import Turns, with_room
 from fleetmesh.proxy.upstream import Upstream
 
 KEPT_BYTES: Final = 64 * 1024  # of a request, for sending it again or while nobody takes it
@@ -52,10 +51,10 @@ class Exchange(Turns):
             self.refuse(lane)
             return
         waits = False
-        if lane.pool.max_requests and crowded(lane):
-            other = elsewhere(site, lane, ())
-            if other is not None:
-                lane = other
+        if lane.pool.max_requests:
+            place = with_room(site, lane, ())
+            if place is not None:
+                lane = place
             elif self.may_wait(lane):
                 waits = True
             else:
@@ -103,18 +102,7 @@ class Exchange(Turns):
         self.plane.spawn(self._connect(lane, self._ticket))
 
     async def _connect(self, lane: Lane, ticket: int) -> None:
-        plane, pool = self.plane, lane.pool
-        try:
-            lane, outcome = await dial(
-                plane,
-                self.site,
-                lane,
-                lambda lane: Upstream(plane, lane),
-                tried=self._tried,
-                spare=self.spare,
-            )
-        finally:
-            pool.dialled()
+        lane, outcome = await self.dial_along(lane, self._tried)
         if ticket == self._ticket:
             self.reached(lane)
         if isinstance(outcome, Upstream):
@@ -202,14 +190,11 @@ class Exchange(Turns):
         if isinstance(lane, Refusal):
             self.refuse(lane)
             return
-        if crowded(lane):
-            other = elsewhere(self.site, lane, self._tried)
-            if other is None:
-                if self.may_wait(lane):
-                    self.wait(lane)
-                return
-            lane = other
-        self.placed(lane)
+        place = with_room(self.site, lane, self._tried)
+        if place is not None:
+            self.placed(place)
+        elif self.may_wait(lane):
+            self.wait(lane)
 
     def _delayed(self, ticket: int) -> None:
         """The wait of a fault is over, and less time is left."""

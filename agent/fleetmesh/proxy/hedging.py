@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from fleetmesh.core.budget import Budget
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.request import IDEMPOTENT
 from fleetmesh.core.way import Leg
-from fleetmesh.proxy.dial import dial
+from fleetmesh.proxy.dial import Failure, dial
 from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.tries import Tries
@@ -45,6 +46,22 @@ class Hedging(Tries):
         """By this connection, too."""
         raise NotImplementedError
 
+    async def dial_along(self, lane: Lane, tried: Sequence[str]) -> tuple[Lane, Upstream | Failure]:
+        """A connection along `lane`, whose pool counts it as opening already, or to another
+        endpoint than those `tried`."""
+        plane, pool = self.plane, lane.pool
+        try:
+            return await dial(
+                plane,
+                self.site,
+                lane,
+                lambda lane: Upstream(plane, lane),
+                tried=tried,
+                spare=self.spare,
+            )
+        finally:
+            pool.dialled()
+
     # The other one.
 
     def prepare(self, leg: Leg | None) -> bool:
@@ -73,7 +90,7 @@ class Hedging(Tries):
         if not isinstance(lane, Lane) or lane.endpoint_id == first:
             return
         pool = lane.pool
-        if pool.max_requests and pool.full(pool.max_requests):
+        if pool.crowded():
             return
         if not self.afford(leg.hedge.budget):
             return
@@ -86,18 +103,7 @@ class Hedging(Tries):
         self.plane.spawn(self._dial_rival(lane, first, self._ticket))
 
     async def _dial_rival(self, lane: Lane, first: str, ticket: int) -> None:
-        plane, pool = self.plane, lane.pool
-        try:
-            _, outcome = await dial(
-                plane,
-                self.site,
-                lane,
-                lambda lane: Upstream(plane, lane),
-                tried=(first,),
-                spare=self.spare,
-            )
-        finally:
-            pool.dialled()
+        _, outcome = await self.dial_along(lane, (first,))
         if not isinstance(outcome, Upstream):
             return
         wanted = ticket == self._ticket and self._unanswered() and bool(self._kept)

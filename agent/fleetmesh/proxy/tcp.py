@@ -13,7 +13,7 @@ from fleetmesh.proxy.plane import Plane
 from fleetmesh.proxy.relay import End, Relay
 from fleetmesh.proxy.site import Site
 from fleetmesh.proxy.stream import TlsStream
-from fleetmesh.proxy.turn import crowded_for_streams, elsewhere
+from fleetmesh.proxy.turn import with_room
 
 
 class TcpArrival(Quiet):
@@ -53,13 +53,12 @@ class TcpArrival(Quiet):
             plane.refused(site, lane, self.peer)
             transport.abort()
             return
-        if crowded_for_streams(lane):
-            other = elsewhere(site, lane, (), stream=True)
-            if other is None:
-                plane.refused(site, Refusal.OVERFLOW, self.peer, f"{lane.address}:{lane.port}")
-                transport.abort()
-                return
-            lane = other
+        place = with_room(site, lane, (), stream=True)
+        if place is None:
+            plane.refused(site, Refusal.OVERFLOW, self.peer, f"{lane.address}:{lane.port}")
+            transport.abort()
+            return
+        lane = place
         series = plane.telemetry.series(site.direction, site.source, site.destination, site.kind)
         series.begin()
         self._relay = Relay(plane, site, series, self.peer, plane.tcp.idle_timeout)

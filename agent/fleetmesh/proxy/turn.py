@@ -16,27 +16,19 @@ from fleetmesh.proxy.site import Site
 MOST_LOOKED_AT: Final = 16
 
 
-def crowded(lane: Lane) -> bool:
-    """Whether one more request would be too many."""
-    pool = lane.pool
-    return pool.max_requests > 0 and pool.full(pool.max_requests)
-
-
-def crowded_for_streams(lane: Lane) -> bool:
-    """The same for a connection that is relayed as it is."""
-    return lane.pool.full(lane.pool.max_connections)
-
-
-def elsewhere(site: Site, lane: Lane, tried: Sequence[str], *, stream: bool = False) -> Lane | None:
-    """Another endpoint that has room, where `lane` has none; away from those `tried`."""
-    seen = [*tried, lane.endpoint_id]
-    for _ in range(MOST_LOOKED_AT):
+def with_room(site: Site, lane: Lane, tried: Sequence[str], *, stream: bool = False) -> Lane | None:
+    """`lane`, or where that has no room for one more request (or `stream`) another endpoint that
+    has, away from those `tried`. None: nobody has."""
+    seen = [*tried]
+    for _ in range(1 + MOST_LOOKED_AT):
+        pool = lane.pool
+        if not (pool.crowded_for_streams() if stream else pool.crowded()):
+            return lane
+        seen.append(lane.endpoint_id)
         other = site.lane(seen)
         if isinstance(other, Refusal) or other.endpoint_id in seen:
             return None
-        if not (crowded_for_streams(other) if stream else crowded(other)):
-            return other
-        seen.append(other.endpoint_id)
+        lane = other
     return None
 
 
@@ -75,10 +67,10 @@ class Turn:
         if isinstance(lane, Refusal):
             exchange.refuse(lane)
             return
-        other = elsewhere(exchange.site, lane, self._tried) if crowded(lane) else lane
-        if other is not None:
+        place = with_room(exchange.site, lane, self._tried)
+        if place is not None:
             self.leave()
-            exchange.placed(other)
+            exchange.placed(place)
             self._line.freed()
 
     def _too_long(self) -> None:

@@ -7,6 +7,8 @@ import hashlib
 import json
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -268,10 +270,14 @@ async def test_websocket_through_a_real_library(meshed: Mesh) -> None:
                     assert await connection.recv() == message
 
 
-@pytest.mark.parametrize("side", ["caller", "callee"])
-async def test_a_websocket_is_told_that_its_worker_goes_away(side: str) -> None:
-    """At the end of the drain, on both ends, also in the middle of a message of many frames."""
-    codes: asyncio.Queue[int | None] = asyncio.Queue()
+Codes = asyncio.Queue[int | None]
+
+
+@asynccontextmanager
+async def chatting() -> AsyncIterator[tuple[Mesh, websockets.ClientConnection, Codes]]:
+    """A WebSocket to an application that repeats what it is told; the code that each of them is
+    closed with there."""
+    codes: Codes = asyncio.Queue()
 
     async def echo(connection: websockets.ServerConnection) -> None:
         async for message in connection:
@@ -283,19 +289,26 @@ async def test_a_websocket_is_told_that_its_worker_goes_away(side: str) -> None:
         async with mesh_to(port) as running:
             url = f"ws://127.0.0.1:{running.outbound_port}/chat"
             async with websockets.connect(url, proxy=None) as connection:
-                for size in (5, 70_000):
-                    await connection.send("x" * size)
-                    assert await connection.recv() == "x" * size
-                draining = asyncio.ensure_future(getattr(running, side).drain(1.0))
-                # It lives until then.
-                await asyncio.sleep(0.5)
-                await connection.send("still")
-                assert await connection.recv() == "still"
-                with pytest.raises(websockets.ConnectionClosed):
-                    await asyncio.wait_for(connection.recv(), 5)
-                assert connection.close_code == 1001
-                assert await asyncio.wait_for(codes.get(), 5) == 1001
-                assert await draining == 0
+                yield running, connection, codes
+
+
+@pytest.mark.parametrize("side", ["caller", "callee"])
+async def test_a_websocket_is_told_that_its_worker_goes_away(side: str) -> None:
+    """At the end of the drain, on both ends, also in the middle of a message of many frames."""
+    async with chatting() as (running, connection, codes):
+        for size in (5, 70_000):
+            await connection.send("x" * size)
+            assert await connection.recv() == "x" * size
+        draining = asyncio.ensure_future(getattr(running, side).drain(1.0))
+        # It lives until then.
+        await asyncio.sleep(0.5)
+        await connection.send("still")
+        assert await connection.recv() == "still"
+        with pytest.raises(websockets.ConnectionClosed):
+            await asyncio.wait_for(connection.recv(), 5)
+        assert connection.close_code == 1001
+        assert await asyncio.wait_for(codes.get(), 5) == 1001
+        assert await draining == 0
 
 
 async def test_bytes_sent_before_the_upgrade_is_agreed_are_not_lost(client: Client) -> None:
@@ -546,28 +559,17 @@ async def test_silence_ends_in_a_timeout(client: Client) -> None:
 async def test_the_end_of_a_services_drain_ends_what_its_callers_have() -> None:
     """An idle connection by itself, a WebSocket with a word, the answer that is under way at once;
     connections to others stay."""
-    codes: asyncio.Queue[int | None] = asyncio.Queue()
-
-    async def echo(connection: websockets.ServerConnection) -> None:
-        async for message in connection:
-            await connection.send(message)
-        await codes.put(connection.close_code)
-
-    async with websockets.serve(echo, "127.0.0.1", 0) as server:
-        port = next(iter(server.sockets)).getsockname()[1]
-        async with mesh_to(port) as running:
-            url = f"ws://127.0.0.1:{running.outbound_port}/chat"
-            async with websockets.connect(url, proxy=None) as connection:
-                await connection.send("one")
-                assert await connection.recv() == "one"
-                idle, _ = await running.call_inbound()
-                for other in ("web", "nobody"):
-                    await running.callee.channel.send(Part(other))
-                await connection.send("two")
-                assert await connection.recv() == "two"
-                await running.callee.channel.send(Part("api"))
-                with pytest.raises(websockets.ConnectionClosed):
-                    await asyncio.wait_for(connection.recv(), 5)
-                assert connection.close_code == 1001
-                assert await asyncio.wait_for(codes.get(), 5) == 1001
-                assert await asyncio.wait_for(idle.read(), 10) == b""
+    async with chatting() as (running, connection, codes):
+        await connection.send("one")
+        assert await connection.recv() == "one"
+        idle, _ = await running.call_inbound()
+        for other in ("web", "nobody"):
+            await running.callee.channel.send(Part(other))
+        await connection.send("two")
+        assert await connection.recv() == "two"
+        await running.callee.channel.send(Part("api"))
+        with pytest.raises(websockets.ConnectionClosed):
+            await asyncio.wait_for(connection.recv(), 5)
+        assert connection.close_code == 1001
+        assert await asyncio.wait_for(codes.get(), 5) == 1001
+        assert await asyncio.wait_for(idle.read(), 10) == b""
