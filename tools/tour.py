@@ -27,6 +27,8 @@ from tests.support.wire import NotTlsError, Wire, tls_records
 
 WIDTH = 100
 LIMIT = 2.0
+MOST_CALLS = 400
+"""Until both instances of api have answered one."""
 
 
 def as_operator(command: str) -> str:
@@ -104,10 +106,12 @@ def call(tour: Tour) -> None:
     tour.say("web1 asks api by one instance's address. Neither program knows of the mesh.")
     first = tour.ask("web1", "web", api1.url(8000, "/hello"))
     tour.expect(first.caller == web, f"api was told who called: {web}")
-    more = [fleet["web1"].curl(api1.url(8000), user="web").instance for _ in range(9)]
-    counts = Counter([first.instance, *more])
+    counts = Counter([first.instance])
+    # The quicker of two is preferred: the other one's turn may take a moment.
+    while counts.total() < 10 or (len(counts) < 2 and counts.total() < MOST_CALLS):
+        counts[fleet["web1"].curl(api1.url(8000), user="web").instance] += 1
     shown = ", ".join(f"{instance} {count}" for instance, count in sorted(counts.items()))
-    tour.expect(set(counts) == {"api1/api", "api2/api"}, f"ten calls went to: {shown}")
+    tour.expect(set(counts) == {"api1/api", "api2/api"}, f"{counts.total()} calls went to: {shown}")
     sixth = tour.ask("web1", "web", api1.url(8000, "/hello", family=6))
     tour.expect(sixth.caller == web, "the same over IPv6")
 

@@ -134,8 +134,8 @@ def test_it_ends_by_itself(pair: Pair, settings: Settings) -> None:
         await bypassed(keeper, 0.8)  # asked again, it begins again
         await asyncio.sleep(0.5)
         assert keeper.status().state == "bypassed"
-        await until(lambda: keeper.status().state == "applied")
-        assert kernel() == rules_of(settings)
+        await until(lambda: kernel() == rules_of(settings))
+        assert keeper.status().state == "applied"
         await keeper.stop()
 
     run(pair.host, scenario)
@@ -160,8 +160,8 @@ def test_an_agent_that_comes_back(
         status = await keeper.apply(settings, PORTS, UIDS)
         assert status.state == ("bypassed" if after == "in time" else "applied")
         assert redirects() == (0 if after == "in time" else len(rules_of(settings)) - 3)
-        await until(lambda: keeper.status().state == "applied")
-        assert kernel() == rules_of(settings)
+        await until(lambda: kernel() == rules_of(settings))
+        assert keeper.status().state == "applied"
         assert not (tmp_path / "capture-bypass.json").exists()
         await keeper.stop()
 

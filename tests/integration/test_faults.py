@@ -75,7 +75,7 @@ def test_the_life_of_a_fault(consul: ConsulServer, mesh: Agent) -> None:
     allow(consul, "web")
     generation = mesh.status()["generation"]
     fault = inject(mesh, headers=[["x-user", "test"]])
-    assert mesh.status()["generation"] == generation + 1
+    assert mesh.status()["generation"] > generation
     assert {call("daemon", "-H", "x-user: test")[0] for _ in range(10)} == {503}  # both workers
     assert call("daemon")[0] == 200
     (shown,) = mesh.status()["faults"]

@@ -39,6 +39,8 @@ ADDRESS, PORT = "10.99.1.1", 8000
 PATIENCE = 15.0
 MEASURED = 3.0
 """Seconds of load while an outage lasts."""
+SHORT_PATIENCE = 3.0
+"""In place of mesh.FULL_PATIENCE: every outage outlasts it."""
 
 
 class Load:
@@ -173,6 +175,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                     "token_file": str(home / "token"),
                 },
             )
+        )
+        mesh.prelude = (
+            f"from fleetmesh.process import mesh; mesh.FULL_PATIENCE = {SHORT_PATIENCE}; "
         )
         mesh.declare("web", 8080, user="daemon", protocol="http")
         mesh.declare("api", PORT, user="games", protocol="http")
@@ -314,6 +319,25 @@ def cache_corrupt_and_ours_restarted(world: World) -> None:
     time.sleep(MEASURED)
 
 
+def instances_unknown_and_ours_restarted(world: World) -> None:
+    """Servers that come back tell what services there are before they tell where."""
+    world.proxy.become(mute="/v1/health/connect/")
+    world.restart()
+    time.sleep(SHORT_PATIENCE + MEASURED)
+
+
+def chains_unknown_and_ours_restarted(world: World) -> None:
+    world.proxy.become(mute="/v1/discovery-chain/")
+    world.restart()
+    time.sleep(SHORT_PATIENCE + MEASURED)
+
+
+def catalog_emptied_and_ours_restarted(world: World) -> None:
+    world.proxy.become("empty")
+    world.restart()
+    time.sleep(15)
+
+
 ROWS: list[Outage] = [
     local_agent_restarted,
     local_agent_gone,
@@ -335,6 +359,9 @@ ROWS: list[Outage] = [
     authority_gone_and_ours_restarted,
     token_without_rights,
     cache_corrupt_and_ours_restarted,
+    instances_unknown_and_ours_restarted,
+    chains_unknown_and_ours_restarted,
+    catalog_emptied_and_ours_restarted,
 ]
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 START = (
     "import sys; from pathlib import Path; from fleetmesh.process import controller;"
-    "sys.exit(controller.run(Path(sys.argv[1]), Path(sys.argv[2])))"
+    "{prelude}sys.exit(controller.run(Path(sys.argv[1]), Path(sys.argv[2])))"
 )
 PATIENCE = 15.0
 FIRST_FD = 3
@@ -74,7 +74,8 @@ class Manager:
 
 
 class Agent:
-    """`start` and `stop` as a unit would be; what is stored survives."""
+    """`start` and `stop` as a unit would be; what is stored survives. `prelude` is Python that the
+    agent runs first."""
 
     def __init__(self, home: Path, settings: dict[str, Any]) -> None:
         self.home = home
@@ -89,6 +90,7 @@ class Agent:
             "drain_timeout": 1,
             **settings,
         }
+        self.prelude = ""
         self.manager = Manager(home / "notify")
         self.process: subprocess.Popen[bytes] | None = None
         self.configure()
@@ -120,7 +122,8 @@ class Agent:
                 os.close(fd)
 
         # The shell knows the pid that LISTEN_PID must name.
-        shell = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", sys.executable, "-c", START]
+        shell = ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", sys.executable, "-c"]
+        shell.append(START.format(prelude=self.prelude))
         files = [str(self.home / "agent.yaml"), str(self.services)]
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(

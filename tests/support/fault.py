@@ -19,12 +19,14 @@ class Faults:
     """`mode` is pass, cut (connections are closed without a word), hang (nothing answers), error
     (500 as without a leader), back (indexes fall), empty (no services, no instances), denied (as
     Consul 1.8 answers a token without rights) or unsigned (its CA is gone: neither roots nor
-    leaves); `delay` is in seconds. `requests` has the moment of each request that came."""
+    leaves); `mute` is the beginning of paths that alone have no leader; `delay` is in seconds.
+    `requests` has the moment of each request that came."""
 
     def __init__(self, target: str) -> None:
         self.target = target
         self.mode = "pass"
         self.delay = 0.0
+        self.mute = ""
         self.requests: list[float] = []
         self.port = 0
         self._index = 1 << 20
@@ -42,9 +44,9 @@ class Faults:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 
-    def become(self, mode: str = "pass", delay: float = 0.0) -> None:
+    def become(self, mode: str = "pass", delay: float = 0.0, mute: str = "") -> None:
         """What is under way now ends without an answer, except where the mode is to hang."""
-        self.mode, self.delay = mode, delay
+        self.mode, self.delay, self.mute = mode, delay, mute
         if mode != "hang":
             self._loop.call_soon_threadsafe(self._cut)
 
@@ -91,7 +93,7 @@ class Faults:
             raise ConnectionResetError
         if mode == "hang":
             await asyncio.sleep(3600)
-        if mode == "error":
+        if mode == "error" or (self.mute and request.path.startswith(self.mute)):
             return web.Response(status=500, text="No cluster leader")
         if mode == "unsigned" and request.path.startswith("/v1/agent/connect/ca/"):
             return web.Response(status=500, text="error signing: CA is uninitialized")

@@ -28,7 +28,8 @@ class Observed(msgspec.Struct, frozen=True):
     are the queries that Consul will not answer, with its reasons; `wanted` are the
     upstreams that are watched, `chains` and `virtual` addresses by upstream, as names.MeshName.key
     calls it. `resolvers` are only looked at where a subset is wanted. `rerouted` are checks of the
-    services of this host.
+    services of this host. `remembered` asks for the instances of what was served before the agent
+    started; it loses each of them with the first answer that is believed.
     """
 
     datacenter: str = ""
@@ -46,6 +47,7 @@ class Observed(msgspec.Struct, frozen=True):
     proxy_defaults: tuple[ProxyDefaults, ...] = ()
     resolvers: tuple[ServiceResolver, ...] | None = None
     wanted: frozenset[str] = frozenset()
+    remembered: frozenset[InstanceQuery] = frozenset()
     virtual: dict[str, tuple[str, ...]] = {}
     rerouted: dict[str, Rerouted] | None = None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from fleetmesh.plan.chain import InstanceQuery
+from fleetmesh.plan.names import named
 from fleetmesh.plan.observed import Observed, callable_services
 
 ONE = 5.0
@@ -45,7 +46,11 @@ def is_believed(
 def catalog_with_doubted(listed: Iterable[str], observed: Observed) -> frozenset[str]:
     """The names that are `listed`, and those that were whose endpoints are still believed in."""
     names = frozenset(listed)
-    gone = (observed.catalog or frozenset()) - names
+    used = {named(key).service for key in observed.wanted}
+    before = {query.service for query in observed.remembered if not query.datacenter} & used
+    gone = before.union(observed.catalog or ()) - names
     return names | {
-        name for name in callable_services(gone) if observed.instances.get(InstanceQuery(name))
+        name
+        for name in callable_services(gone)
+        if name in before or observed.instances.get(InstanceQuery(name))
     }

@@ -18,7 +18,7 @@ from fleetmesh.edge import consul_link, users
 from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.model.problem import Problem
 from fleetmesh.model.snapshot import Snapshot
-from fleetmesh.plan.compile import compile_snapshot
+from fleetmesh.plan.compile import compile_snapshot, missing
 from fleetmesh.plan.ports import Allocation, allocate
 from fleetmesh.plan.registration import Wanted
 from fleetmesh.process.capturing import CaptureKeeper
@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 DEBOUNCE = 0.05
 FIRST_PATIENCE = 5.0
-"""Seconds from the start until a first snapshot is compiled from what Consul has answered."""
+"""Seconds for which a first snapshot that could be compiled waits for what Consul has not answered
+yet."""
 FULL_PATIENCE = 30.0
 """The same when there is a snapshot from before the restart: that one is worth waiting longer."""
 FIXED = ("admin_socket", "metrics_address", "state_dir", "consul", "dns")
@@ -76,7 +77,9 @@ class Mesh:
         self._files = files
         self._changed = changed
         self._loop = asyncio.get_running_loop()
-        self._started = self._loop.time()
+        self._patience = FIRST_PATIENCE
+        self._waiting_since = self._loop.time()
+        self._enough = False
         self._dirty = asyncio.Event()
         self._reconciling = asyncio.Lock()
         self._tasks = TaskSet()
@@ -87,16 +90,16 @@ class Mesh:
         await self.naming.start()
         self.holder.retain({service.name for service in self.front.settings.services})
         if self.front.snapshot is not None:
+            self._patience = FULL_PATIENCE
             async with self._reconciling:
                 await self._put_in_force(self.front.snapshot)
         self.uses.start()
-        self.observer.start()
+        self.observer.start(self.front.snapshot)
         self.front.supervisor.resolve_with(self._resolve)
         self.registrar.start()
         self.holder.start()
         self._tasks.spawn(self._reconcile_for_ever(), "reconcile")
-        self._loop.call_later(FIRST_PATIENCE, self._mark)
-        self._loop.call_later(FULL_PATIENCE, self._mark)
+        self._loop.call_later(self._patience, self._mark)
 
     async def end(self, succeeded: bool) -> None:
         """Stop deciding, then let the workers finish, or serve on until the agent that is about to
@@ -139,9 +142,13 @@ class Mesh:
                     log.exception("reconciling failed", extra={"fields": {"event": "defect"}})
 
     def _may_compile(self) -> bool:
-        """Before every watch has answered once, a compilation would lack upstreams."""
-        patience = FIRST_PATIENCE if self.front.snapshot is None else FULL_PATIENCE
-        return self.observer.complete or self._loop.time() - self._started >= patience
+        """Before every watch has answered once, a compilation would lack what Consul is about to
+        tell: servers that come back after an hour do not answer everything at once either."""
+        if not self._enough and not missing(self.observer.observed):
+            self._enough, self._waiting_since = True, self._loop.time()
+            self._loop.call_later(self._patience, self._mark)
+        waited = self._loop.time() - self._waiting_since
+        return self.observer.complete or waited >= self._patience
 
     async def _reconcile(self, again: bool = False) -> None:
         front = self.front

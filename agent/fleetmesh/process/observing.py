@@ -14,6 +14,7 @@ from fleetmesh.edge.consul import PROBE_DESTINATION, PROBE_SOURCE, ConsulClient
 from fleetmesh.edge.consul_http import Answer, ConsulError
 from fleetmesh.edge.watch import MAX_BACKOFF, follow
 from fleetmesh.model.identity import SpiffeId
+from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.model.status import WatchStatus
 from fleetmesh.plan.answers import CatalogServices, Chain, Instance, IntentionEntry, LeafAnswer
 from fleetmesh.plan.answers import Roots as RootsAnswer
@@ -33,6 +34,7 @@ from fleetmesh.plan.observed import (
     WatchRoots,
     WatchServiceDefaults,
     forget,
+    own_instances,
     wanted_watches,
 )
 from fleetmesh.plan.staleness import statuses
@@ -76,8 +78,13 @@ class Observer:
         self._listed: frozenset[str] = frozenset()
         self._vanished: dict[InstanceQuery, float] = {}
 
-    def start(self) -> None:
+    def start(self, before: Snapshot | None = None) -> None:
+        """What was served `before` is believed to be gone as late as what was seen since."""
         self._begun = asyncio.get_running_loop().time()
+        if before is not None:
+            known = Observed(datacenter=before.datacenter)
+            queries = (own_instances(upstream.service, known) for upstream in before.upstreams)
+            self.observed = replace(self.observed, remembered=frozenset(queries))
         self._adjust()
 
     async def close(self) -> None:
@@ -268,7 +275,7 @@ class Observer:
         known = self.observed.instances.get(query) or ()
         if not answer.refusal:
             await self._believe(known, answer.value)
-            if known and not answer.value:
+            if (known or query in self.observed.remembered) and not answer.value:
                 # Consul has answered, whatever we think of it: registrations must not wait.
                 self._note(WatchInstances(query), None, answer.age)
                 answer = await self._second_look(query)
@@ -278,8 +285,14 @@ class Observer:
         refusals = {q: why for q, why in self.observed.refusals.items() if q != query}
         if answer.refusal:
             refusals[query] = answer.refusal
-        instances = {**self.observed.instances, query: found}
-        self._fold(replace(self.observed, instances=instances, refusals=refusals))
+        observed = replace(self.observed, refusals=refusals)
+        if not answer.refusal or query not in observed.remembered:
+            observed = replace(
+                observed,
+                instances={**observed.instances, query: found},
+                remembered=observed.remembered - {query},
+            )
+        self._fold(observed)
         if not found and self.observed.catalog is not None:
             self._fold_catalog()
 

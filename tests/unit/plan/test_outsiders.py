@@ -35,6 +35,15 @@ def test_the_snapshot_knows_them_only_where_a_setting_is_about_them() -> None:
         assert [upstream.service for upstream in snapshot.upstreams] == ["api"]
 
 
+def test_what_consul_has_not_told_is_as_before() -> None:
+    seen = observed(catalog=frozenset({"db"}), instances={DB: (plain(),)})
+    before = compiled(seen, REFUSE).snapshot
+    untold = replace(seen, instances={})
+    assert outsiders(REFUSE, untold, before) == before.outsiders != ()
+    assert outsiders(REFUSE, replace(seen, instances={DB: ()}), before) == ()
+    assert outsiders(REFUSE, replace(untold, catalog=frozenset()), before) == ()
+
+
 def test_a_service_that_gets_a_sidecar_is_none_any_more() -> None:
     seen = observed(catalog=frozenset({"db"}), instances={DB: (plain(),)})
     assert outsiders(REFUSE, seen)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from msgspec.structs import replace
 from tests.support.answers import instance
 
 from fleetmesh.plan.chain import InstanceQuery
@@ -54,3 +55,11 @@ def test_catalog_keeps_names_whose_endpoints_are_believed_in() -> None:
     emptied = Observed(catalog=SEEN.catalog, instances={**SEEN.instances, InstanceQuery("a"): ()})
     assert catalog_with_doubted({"b"}, emptied) == {"b", "c", "d"}
     assert catalog_with_doubted({"b"}, Observed()) == {"b"}
+
+
+def test_catalog_keeps_what_is_remembered_and_wanted() -> None:
+    """Until Consul has told of its instances, which `remembered` then no longer asks for."""
+    remembered = frozenset({A, B, InstanceQuery("c", "dc2")})
+    seen = Observed(remembered=remembered, wanted=frozenset({"a", "v1.d.default.dc1"}))
+    assert catalog_with_doubted({"x"}, seen) == {"x", "a"}
+    assert catalog_with_doubted({"x"}, replace(seen, remembered=frozenset())) == {"x"}

