@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,7 +26,7 @@ from fleetmesh.plan.answers import Instance, Node, ServiceInstance, TaggedAddres
 from fleetmesh.plan.chain import InstanceQuery
 from fleetmesh.plan.observed import Observed
 from fleetmesh.plan.virtual import KV_PREFIX, both, candidates
-from fleetmesh.process import naming
+from fleetmesh.process import naming, stand_in
 from fleetmesh.process.front import Front
 from fleetmesh.process.naming import Naming
 from fleetmesh.process.sockets import Sockets
@@ -174,6 +178,15 @@ def consul(space: Netns, tmp_path: Path) -> Iterator[ConsulServer]:
         yield server
 
 
+def lookup(space: Netns, name: str, *, tcp: bool = False) -> tuple[str, list[str]]:
+    """What a service's user is told: the code and the addresses."""
+    query = dns.message.make_query(name, "A")
+    how = dns.query.tcp if tcp else dns.query.udp
+    answer = space.call(how, query, "127.0.0.53", PATIENCE, uid=1)
+    found = [str(record) for rrset in answer.answer for record in rrset]
+    return dns.rcode.to_text(answer.rcode()), found
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
 def test_an_agent_answers_for_its_mesh_and_after_consul_is_gone(
     space: Netns, consul: ConsulServer, tmp_path: Path
@@ -185,10 +198,7 @@ def test_an_agent_answers_for_its_mesh_and_after_consul_is_gone(
         mesh.start()
 
         def asked(name: str) -> tuple[str, list[str]]:
-            query = dns.message.make_query(name, "A")
-            answer = space.call(dns.query.udp, query, "127.0.0.53", PATIENCE, uid=1)
-            found = [str(record) for rrset in answer.answer for record in rrset]
-            return dns.rcode.to_text(answer.rcode()), found
+            return lookup(space, name)
 
         mesh.eventually(lambda: asked("api.mesh")[0] == "NOERROR", "api.mesh")
         expected = ("NOERROR", [next(candidates("api"))])
@@ -207,3 +217,63 @@ def test_an_agent_answers_for_its_mesh_and_after_consul_is_gone(
         mesh.start()
         assert asked("api.mesh") == expected
         assert mesh.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
+def test_dns_is_answered_while_no_agent_runs(
+    space: Netns, consul: ConsulServer, tmp_path: Path
+) -> None:
+    """Over a restart whose second half takes its time: what is known at once, what nobody knows
+    once there is somebody to find out."""
+    with agent(tmp_path / "agent", consul={"address": consul.address}) as mesh:
+        mesh.declare("api", 8000, user="daemon", protocol="http")
+        mesh.start()
+        mesh.eventually(lambda: lookup(space, "api.mesh")[0] == "NOERROR", "api.mesh")
+        expected = ("NOERROR", [next(candidates("api"))])
+        took: list[float] = []
+        stop = threading.Event()
+
+        def ask_on() -> None:
+            while not stop.is_set():
+                began = time.monotonic()
+                for tcp in (False, True):
+                    assert lookup(space, "api.mesh", tcp=tcp) == expected
+                took.append(time.monotonic() - began)
+                time.sleep(0.02)
+
+        with ThreadPoolExecutor() as pool:
+            asking = pool.submit(ask_on)
+            try:
+                assert mesh.process is not None
+                mesh.process.send_signal(signal.SIGWINCH)
+                assert mesh.stop() == 0
+                unknown = pool.submit(lookup, space, "nobody.mesh")
+                time.sleep(1.5)
+                assert not unknown.done()
+                assert stand_ins(mesh.manager.path)
+                mesh.start()
+                assert unknown.result() == ("SERVFAIL", [])
+                assert lookup(space, "nobody.mesh") == ("NXDOMAIN", [])
+                mesh.eventually(lambda: not stand_ins(mesh.manager.path), "the stand-in's end")
+                time.sleep(0.2)
+            finally:
+                stop.set()
+            asking.result()
+        assert len(took) > 50
+        assert max(took) < 0.7
+        assert mesh.stop() == 0
+        assert not stand_ins(mesh.manager.path)
+
+
+def stand_ins(notify_socket: Path) -> list[int]:
+    """Those of the agent with that manager."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            command = (process / "cmdline").read_bytes()
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if stand_in.MODULE.encode() in command and str(notify_socket).encode() in environment:
+            found.append(int(process.name))
+    return found

@@ -62,6 +62,8 @@ class Manager:
                 return
             if not data:
                 return
+            for fd in fds:
+                os.set_inheritable(fd, False)  # the agent closes what it is handed, not this
             assignments = data.decode().splitlines()
             values = dict(line.split("=", 1) for line in assignments)
             if "FDSTOREREMOVE" in values:

@@ -12,8 +12,8 @@ import contextlib
 import socket
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NamedTuple, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
 import dns.exception
 import dns.flags
@@ -38,6 +38,9 @@ from fleetmesh.plan.names import CONSUL, MeshName, parse, zone_of
 MAX_IN_FLIGHT = 512
 """Queries that wait at once; one more is answered SERVFAIL."""
 MAX_CLIENTS = 128
+AT_ONCE = 32
+"""Datagrams that are taken before it is others' turn."""
+MAX_QUERY = 65535
 IDLE = 10.0
 """Seconds that a TCP client may be silent."""
 PAYLOAD = 1232
@@ -75,7 +78,7 @@ class DnsServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._clients = 0
-        self._transports: list[asyncio.DatagramTransport] = []
+        self._datagrams: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
 
     async def start(self, sockets: list[socket.socket]) -> None:
@@ -83,27 +86,42 @@ class DnsServer:
         loop = asyncio.get_running_loop()
         for sock in sockets:
             if sock.type == socket.SOCK_DGRAM:
-                transport, _ = await loop.create_datagram_endpoint(
-                    lambda: _Datagrams(self), sock=sock
-                )
-                self._transports.append(transport)
+                loop.add_reader(sock, self._read, sock)
+                self._datagrams.append(sock)
             else:
                 self._servers.append(await asyncio.start_server(self._client, sock=sock))
 
-    async def close(self) -> None:
-        for transport in self._transports:
-            transport.close()
+    def stop(self) -> None:
+        """Take no more queries; those that are here are answered still."""
+        for sock in self._datagrams:
+            asyncio.get_running_loop().remove_reader(sock)
         for server in self._servers:
             server.close()
+
+    async def close(self) -> None:
+        self.stop()
+        for sock in self._datagrams:
+            sock.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine, name="dns query")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _read(self, sock: socket.socket) -> None:
+        for _ in range(AT_ONCE):
+            try:
+                query, peer = sock.recvfrom(MAX_QUERY)
+            except OSError:  # nothing more, or an answer before had no reader
+                return
+            task = asyncio.get_running_loop().create_task(self._reply(sock, query, peer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _reply(self, sock: socket.socket, query: bytes, peer: Any) -> None:
+        answer = await self.answer(query, tcp=False)
+        if answer is not None:
+            with contextlib.suppress(OSError):
+                sock.sendto(answer, peer)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if (task := asyncio.current_task()) is not None:
@@ -221,24 +239,6 @@ class DnsServer:
 
 
 _SOA_OR_ANY = (dns.rdatatype.SOA, dns.rdatatype.ANY)
-
-
-class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, server: DnsServer) -> None:
-        self._server = server
-        self._transport: asyncio.DatagramTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)
-
-    def datagram_received(self, data: bytes, peer: Any) -> None:
-        self._server.spawn(self._answer(data, peer))
-
-    async def _answer(self, data: bytes, peer: Any) -> None:
-        answer = await self._server.answer(data, tcp=False)
-        if answer is not None and self._transport is not None:
-            with contextlib.suppress(OSError):
-                self._transport.sendto(answer, peer)
 
 
 def _labels(question: bytes) -> tuple[str, ...]:

@@ -6,10 +6,12 @@ worker serves what was served before, and everything else can be loaded meanwhil
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import time
+from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
@@ -118,13 +120,17 @@ class Front:
         )
         return [*unopened, *(Problem("workers", failure) for failure in failures)]
 
-    async def hand_over(self) -> None:
-        """Leave the workers to serve until those of the next agent do. The sign for it waits in
-        systemd's store, which drops it should the unit stop for good."""
+    async def hand_over(self, *others: Callable[[int], Awaitable[None]]) -> None:
+        """Leave the workers to serve until those of the next agent do, and `others` too, who are
+        given what they see it by: the socket whose other end waits in systemd's store, which drops
+        it should the unit stop for good."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
             systemd.store(SUCCESSOR, ours.fileno())
-            await self.supervisor.hand_over(theirs.fileno())
+            await asyncio.gather(
+                self.supervisor.hand_over(theirs.fileno()),
+                *(other(theirs.fileno()) for other in others),
+            )
 
     def _wanted(self, snapshot: Snapshot | None) -> tuple[Wanted, ...]:
         exposed = _exposed(snapshot) if snapshot is not None else []

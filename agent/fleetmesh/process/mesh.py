@@ -110,11 +110,11 @@ class Mesh:
         await self.holder.close()
         await self.registrar.close()
         await self.keeper.stop()
-        await self.naming.close()
         if succeeded:
-            await self.front.hand_over()
+            await self.front.hand_over(self.naming.hand_over)
         else:
             await self.front.supervisor.drain()
+        await self.naming.close()
         await self.front.cache.close()
 
     async def _resolve(self, address: str, port: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -20,6 +21,7 @@ from fleetmesh.model.snapshot import Snapshot
 from fleetmesh.plan.chain import InstanceQuery
 from fleetmesh.plan.observed import Observed, absent, callable_services, called
 from fleetmesh.plan.virtual import KV_PREFIX, agree, assigned, both, choose, first_of
+from fleetmesh.process import stand_in
 from fleetmesh.process.front import Front
 from fleetmesh.process.tasks import TaskSet
 
@@ -68,11 +70,13 @@ class Naming:
         self._told: dict[str, str] = {}
         self._known: tuple[Snapshot | None, dict[str, tuple[str, ...]]] = (None, {})
         self._tasks = TaskSet()
+        self._sockets: list[socket.socket] = []
         host, _, port = self._settings.consul.rpartition(":")
+        self._consul = Server(host.strip("[]"), int(port))
         self._server = DnsServer(
             Names(self._used, self._addresses, self._local, self._datacenters),
             self._settings.ttl,
-            Server(host.strip("[]"), int(port)),
+            self._consul,
         )
 
     async def start(self) -> None:
@@ -81,13 +85,28 @@ class Naming:
         self._tasks.spawn(self._keep_agreeing(), "virtual addresses")
         self._tasks.spawn(self._keep_datacenters(), "datacenters")
         try:
-            sockets = self._front.sockets.dns(self._settings.port)
+            self._sockets = self._front.sockets.dns(self._settings.port)
         except OSError as error:
             self._socket_error = str(error.strerror)
             log.error("DNS: %s", error, extra={"fields": {"event": "dns_failed"}})
             return
-        await self._server.start(sockets)
+        await self._server.start(self._sockets)
         self.port = self._settings.port
+
+    async def hand_over(self, sign: int) -> None:
+        """Let somebody answer until the next agent does, who closes the other end of `sign`; what
+        is asked waits for that one where nobody can."""
+        if self.port is None:
+            return
+        known = stand_in.Known(
+            dict(self._served()),
+            self._local(),
+            tuple(self._datacenters()),
+            self._settings.ttl,
+            self._consul,
+        )
+        if not await stand_in.begin(known, self._sockets, sign):
+            log.warning("DNS waits for the next agent", extra={"fields": {"event": "dns_waits"}})
 
     async def close(self) -> None:
         await self._tasks.close()

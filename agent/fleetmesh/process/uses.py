@@ -77,6 +77,7 @@ class UsesKeeper:
         self._tokens, self._refilled = float(BURST), self._loop.time()
         self._counts: dict[str, int] = {}
         self._tasks = TaskSet()
+        self._closed = False
 
     def start(self) -> None:
         """With what was in use before a restart."""
@@ -86,6 +87,8 @@ class UsesKeeper:
         self._tasks.spawn(self._let_go_for_ever(), "uses")
 
     async def close(self) -> None:
+        """What is served is known to `want` still."""
+        self._closed = True
         await self._tasks.close()
 
     def published(self, observed: Observed) -> None:
@@ -115,7 +118,7 @@ class UsesKeeper:
     async def want(self, service: str) -> bool:
         """Watch `service` from now on; whether the workers serve it, for which this waits, but
         not longer than `PATIENCE`."""
-        if not self._front.settings.on_demand.enabled:
+        if self._closed or not self._front.settings.on_demand.enabled:
             return self._serves(service)
         if absent(service, self._observer.observed):
             return False

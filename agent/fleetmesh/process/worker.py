@@ -58,7 +58,7 @@ from fleetmesh.process.accepting import Acceptor
 from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.asking import Questions
 from fleetmesh.proxy.crowd import most_connections
-from fleetmesh.proxy.parting import part
+from fleetmesh.proxy.parting import end_older, part
 from fleetmesh.proxy.plane import GRACE, Identity, Plane
 from fleetmesh.proxy.warm import warm
 from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
@@ -253,7 +253,8 @@ class Worker:
         await asyncio.gather(listening, return_exceptions=True)
 
     async def _drain(self, seconds: float, grace: float) -> None:
-        """Finish what is under way, but not for longer than `seconds`.
+        """Finish what is under way, but not for longer than `seconds`; where a successor serves,
+        each request that begins on a kept connection meanwhile has as long.
 
         For `grace` seconds new connections are still accepted, for one request each: where there
         is no successor, callers should not wait longer than need be for one. A worker whose
@@ -268,14 +269,20 @@ class Worker:
         plane.drain()
         plane.table.end_faults()
         collecting = asyncio.ensure_future(self._keep_listening())
-        while plane.connections and time.monotonic() < end and not (collecting.done() and grace):
+        left = 0
+        while plane.connections and not (collecting.done() and grace):
             await asyncio.sleep(0.05)
-            if time.monotonic() >= last_accepted:
+            now = time.monotonic()
+            if now >= last_accepted:
                 self._acceptor.stop()
+            if now >= end:
+                if grace or now >= end + seconds:
+                    break
+                left += end_older(plane, begin)
         self._acceptor.stop()
         collecting.cancel()
         await asyncio.gather(collecting, return_exceptions=True)
-        left = plane.abort_all()
+        left += plane.abort_all()
         fields = {"event": "drained", "cut": str(left)}
         _log.info("drained, %d connections cut", left, extra={"fields": fields})
         await asyncio.sleep(0)

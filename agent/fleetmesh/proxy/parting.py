@@ -1,4 +1,4 @@
-"""The end of a service's drain: callers' connections to it end, so that none is left."""
+"""The end of a drain: connections end although something is under way."""
 
 from __future__ import annotations
 
@@ -28,6 +28,19 @@ def part(plane: Plane, service: str) -> int:
             continue
         cut += 1
     return cut
+
+
+def end_older(plane: Plane, since: float) -> int:
+    """End everything but requests that began after `since` (monotonic seconds): they came on
+    connections that were busy then, so that nobody could be told. How many were ended."""
+    older = [
+        held
+        for held in plane.connections
+        if not isinstance(held, Downstream) or held.phase == IDLE or held.started <= since
+    ]
+    for held in older:
+        held.abort()
+    return len(older)
 
 
 def _to(site: Site, service: str) -> bool:

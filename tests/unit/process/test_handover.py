@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.app import Scripted
-from tests.support.mesh import mesh
+from tests.support.mesh import Streams, mesh
 from tests.support.worker import WorkerProcess
 from tests.unit.process.test_supervisor import publication
 from tests.unit.process.test_worker import ask
@@ -72,6 +72,34 @@ async def test_what_is_under_way_ends_after_the_successor_began() -> None:
         theirs.close()
         assert await first[0].read() == whole
         assert await second[0].read() == whole
+        assert await asyncio.wait_for(running.callee.process.wait(), 5) == 0
+
+
+async def test_what_begins_while_it_drains_has_as_long_as_what_began_before() -> None:
+    """On a connection that was busy when the drain began, so that its client could not be told.
+    What began before that is cut when the drain is over."""
+    ours, theirs = socket.socketpair()
+    async with mesh(Scripted()) as running, WorkerProcess(2) as successor:
+
+        async def drip(streams: Streams, count: int) -> bytes:
+            streams[1].write(b"GET /drip?n=%d&gap=0.05 HTTP/1.1\r\nHost: api\r\n\r\n" % count)
+            return await streams[0].readuntil(b"\r\n0\r\n\r\n")
+
+        kept, older = await running.call(), await running.call()
+        first = asyncio.ensure_future(drip(kept, 24))
+        cut = asyncio.ensure_future(drip(older, 200))
+        await asyncio.sleep(0.2)
+        await leave(running.callee, theirs, 1.5)
+        await running.hand_over_callee(successor)
+        ours.close()
+        theirs.close()
+        began = time.monotonic()
+        assert b"\r\n23\r\n" in await first
+        assert time.monotonic() - began < 1.4
+        assert b"\r\n23\r\n" in await drip(kept, 24)
+        assert time.monotonic() - began > 1.6
+        with pytest.raises(asyncio.IncompleteReadError):
+            await cut
         assert await asyncio.wait_for(running.callee.process.wait(), 5) == 0
 
 
