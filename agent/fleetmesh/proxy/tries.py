@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
     from fleetmesh.proxy.upstream import Upstream
 
-_APPLICATION_DOWN: Final = Refusal.APPLICATION_DOWN.code.encode()
+_UNSEEN: Final = frozenset(
+    refusal.code.encode() for refusal in (Refusal.APPLICATION_DOWN, Refusal.TOO_MANY_CONNECTIONS)
+)  # what an agent says of a request that no application has seen
 _UPSTREAM_RESET: Final = Refusal.UPSTREAM_RESET.code.encode()
 
 
@@ -230,12 +232,13 @@ class Tries(Downstream):
             if not lane.expected:
                 # Only an agent says so of itself: its word makes others send a request again.
                 upstream.lines = without(upstream.lines, frozenset({REASON}))
-            elif upstream.shed:
-                return False
-            elif policy is not None and lane.shares:
-                reason = upstream.field(REASON)
-                if reason == _APPLICATION_DOWN and policy.connect:
-                    return self.again(lane, unseen=True)
-                if reason == _UPSTREAM_RESET and policy.reset:
-                    return self.again(lane)
+            else:
+                if policy is not None and lane.shares:
+                    reason = upstream.field(REASON)
+                    if reason in _UNSEEN and policy.connect:
+                        return self.again(lane, unseen=True)
+                    if reason == _UPSTREAM_RESET and policy.reset:
+                        return self.again(lane)
+                if upstream.shed:
+                    return False
         return policy is not None and upstream.status in policy.statuses and self.again(lane)

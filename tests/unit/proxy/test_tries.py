@@ -22,6 +22,8 @@ DOWN = (
     b"HTTP/1.1 503 Service Unavailable\r\nx-fleetmesh-reason: application_down\r\n"
     b"Content-Length: 3\r\n\r\nno\n"
 )
+FULL = DOWN.replace(b"application_down", b"too_many_connections\r\nx-fleetmesh-overloaded: true")
+OVERLOADED = FULL.replace(b"too_many_connections", b"overloaded")
 RESET = DOWN.replace(b"application_down", b"upstream_reset")
 POST = b"POST / HTTP/1.1\r\nHost: api\r\nContent-Length: 1\r\n\r\nx"
 
@@ -51,6 +53,8 @@ async def test_one_of_four_that_is_killed_is_not_noticed() -> None:
     [
         (DOWN, b"GET / HTTP/1.1\r\nHost: api\r\n\r\n", b"200"),
         (DOWN, POST, b"200"),  # no application has seen it
+        (FULL, POST, b"200"),  # nor here: its agent has no file to reach it by
+        (OVERLOADED, b"GET / HTTP/1.1\r\nHost: api\r\n\r\n", b"503"),
         (RESET, b"GET / HTTP/1.1\r\nHost: api\r\n\r\n", b"200"),
         (RESET, POST, b"503"),
         (b"", b"GET / HTTP/1.1\r\nHost: api\r\n\r\n", b"200"),
