@@ -254,7 +254,8 @@ class Worker:
 
     async def _drain(self, seconds: float, grace: float) -> None:
         """Finish what is under way, but not for longer than `seconds`; where a successor serves,
-        each request that begins on a kept connection meanwhile has as long.
+        each request that begins on a kept connection meanwhile has as long, and a kept connection
+        is closed after as long without one.
 
         For `grace` seconds new connections are still accepted, for one request each: where there
         is no successor, callers should not wait longer than need be for one. A worker whose
@@ -266,7 +267,7 @@ class Worker:
         last_accepted = begin + min(grace, seconds / 2)
         if not grace:
             self._acceptor.stop()
-        plane.drain()
+        plane.drain(grace or max(GRACE, seconds))
         plane.table.end_faults()
         collecting = asyncio.ensure_future(self._keep_listening())
         left = 0

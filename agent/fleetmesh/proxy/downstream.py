@@ -8,7 +8,7 @@ from fleetmesh.model.refusal import Refusal
 from fleetmesh.proxy.address import peer_name, reset_at_end
 from fleetmesh.proxy.answer import FATAL, answer, status_of
 from fleetmesh.proxy.conduit import Conduit
-from fleetmesh.proxy.plane import GRACE, LINGER, LINGER_MOST, Plane
+from fleetmesh.proxy.plane import LINGER, LINGER_MOST, Plane
 from fleetmesh.proxy.reader import (
     CHUNKED,
     GONE,
@@ -142,7 +142,8 @@ class Downstream(RequestReader):
             return
         self.phase = IDLE
         self.response_begun = False
-        self.deadline = self.plane.now + (GRACE if self.retiring else self.plane.http.idle_timeout)
+        plane = self.plane
+        self.deadline = plane.now + (plane.quiet if self.retiring else plane.http.idle_timeout)
         if self.write_paused:
             self.pause(UNREAD)
         elif self._paused:
@@ -211,7 +212,7 @@ class Downstream(RequestReader):
         self.retiring = True
         self.persistent = self.persistent and self.response_begun
         if self.phase == IDLE:
-            self.deadline = min(self.deadline, now + GRACE)
+            self.deadline = min(self.deadline, now + self.plane.quiet)
 
     def recheck(self, now: float) -> None:
         asking = self.phase in (LENGTH, CHUNKED, WAIT)

@@ -31,12 +31,13 @@ def part(plane: Plane, service: str) -> int:
 
 
 def end_older(plane: Plane, since: float) -> int:
-    """End everything but requests that began after `since` (monotonic seconds): they came on
-    connections that were busy then, so that nobody could be told. How many were ended."""
+    """End what began before `since` (monotonic seconds): how much that was. Requests that began
+    later came on connections that were busy then, so that nobody could be told; those that are idle
+    have deadlines of their own."""
     older = [
         held
         for held in plane.connections
-        if not isinstance(held, Downstream) or held.phase == IDLE or held.started <= since
+        if not isinstance(held, Downstream) or (held.phase != IDLE and held.started <= since)
     ]
     for held in older:
         held.abort()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SWEEP = 0.25  # seconds; nothing ends before its deadline, and at most two sweeps after it
-GRACE = 1.0  # quiet seconds before a retiring keep-alive connection is closed
+GRACE = 1.0  # `quiet` where nothing else is said
 HANDSHAKE_TIMEOUT = 10.0
 LINGER = 2.0  # seconds for a peer to read an answer before its connection is closed
 LINGER_MOST = 30.0  # for one that has not stopped sending its request; nginx' lingering_time
@@ -73,7 +73,9 @@ class Plane:
     """One per worker. `table` and `identities` are swapped whole by `publish`. `access` is None
     where no records are kept of requests, `questions` where nobody can be asked whose an address
     is, `share` where there are no other workers to tell of ejections. `unreachable_after` is the
-    setting of `upstream`; `most_connections` are accepted at a time."""
+    setting of `upstream`; `most_connections` are accepted at a time. After `quiet` seconds
+    without a request a keep-alive connection that is to end is closed: who sends one at that very
+    moment loses it, so the longer the fewer."""
 
     __slots__ = (
         "_logged",
@@ -90,6 +92,7 @@ class Plane:
         "most_connections",
         "now",
         "questions",
+        "quiet",
         "share",
         "table",
         "tcp",
@@ -123,6 +126,7 @@ class Plane:
         self.connections: set[Held] = set()
         self.most_connections = 1 << 30
         self.draining = False
+        self.quiet = GRACE
         self.now = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._logged: dict[tuple[str, str, str, str], int] = {}
@@ -240,8 +244,9 @@ class Plane:
         """An open connection ends because an intention now forbids it."""
         self.refused(site, Refusal.DENIED, peer, "an open connection was ended", request)
 
-    def drain(self) -> None:
+    def drain(self, quiet: float = GRACE) -> None:
         self.draining = True
+        self.quiet = quiet
         for held in tuple(self.connections):
             held.retire(self.now)
 
