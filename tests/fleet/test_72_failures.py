@@ -1,15 +1,19 @@
-"""A release that fails is given up for the one before, on real hosts under load."""
+"""What fails of the mesh itself, or beneath it, has the outcome that docs/operations.md declares:
+the rows of its table that no other test has."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fleet.test_70_survival import account_text, ask
 from tests.support.evidence import Evidence
 from tests.support.fleet import Fleet
-from tests.support.hosts import Host, eventually
+from tests.support.hosts import CommandError, Host, eventually
+from tests.support.wire import Wire
 
 RELEASES = "/opt/fleetmesh/releases"
 BROKEN = "9.9.9+broken"
@@ -103,3 +107,80 @@ def test_a_broken_release_is_given_up_under_load(
     finally:
         remove_broken(host, good)
     assert host.run("fleetmesh check", check=False).returncode == 0
+
+
+def test_a_rollout_of_a_broken_release_fails_and_tells(
+    fleet: Fleet, evidence: Evidence, logs: Path
+) -> None:
+    web1 = fleet["web1"]
+    eventually(lambda: has_served(web1), 60, "the release has served", every=1)
+    good = install_broken(web1, "exits at once")
+    options = ["--limit", "web1", "-e", f"fleetmesh_agent_version={BROKEN}"]
+    try:
+        with pytest.raises(CommandError, match=f"{BROKEN.replace('+', '.')} was given up for"):
+            fleet.playbook("site", *options, log=logs / "site-broken.log")
+        assert running(web1) == good
+        assert ask(fleet).status == 200
+        assert good in web1.output("fleetmesh release list 2>/dev/null; true")
+    finally:
+        remove_broken(web1, good)
+
+
+@pytest.mark.parametrize("on_stop", ["open", "closed"])
+def test_an_agent_that_crashes_in_a_loop_leaves_what_is_declared(
+    fleet: Fleet, evidence: Evidence, on_stop: str
+) -> None:
+    """With no release to fall back to, the agent gives up: open lets the service go directly,
+    closed keeps its connections refused."""
+    web1, api1 = fleet["web1"], fleet["api1"]
+
+    def declare(document: dict[str, Any]) -> None:
+        document["on_stop"] = on_stop
+
+    with web1.edited("/etc/fleetmesh/services.d/web.yaml", declare):
+        good = install_broken(web1, "exits at once")
+        web1.run("rm -f /opt/fleetmesh/previous")
+        try:
+            began = time.monotonic()
+            web1.run(f"ln -sfn releases/{BROKEN} /opt/fleetmesh/current")
+            web1.run("systemctl restart fleetmesh-agent", check=False)
+            eventually(
+                lambda: (
+                    web1.output(
+                        "systemctl show --value -p ActiveState fleetmesh-agent fleetmesh-failsafe"
+                    ).split()
+                    == ["failed", "inactive"]
+                ),
+                60,
+                "the agent gives up",
+                every=0.5,
+            )
+            evidence(f"gave up after {time.monotonic() - began:.0f} s")
+            if on_stop == "open":
+                with Wire(fleet.netns("fabric"), "web1") as wire:
+                    answer = web1.curl(api1.url(8000, "/direct"), user="web")
+                # In the clear as far as api1, whose agent takes nothing that is.
+                assert (answer.status, "plaintext" in answer.body) == (403, True)
+                assert wire.said("GET /direct")
+            else:
+                assert web1.curl(api1.url(8000), user="web", timeout=3).status == 0
+                leader = fleet["consul1"].url(8500, "/v1/status/leader")
+                assert web1.curl(leader).status == 200
+        finally:
+            remove_broken(web1, good)
+    web1.run("fleetmesh capture confirm", check=False)
+
+
+def test_the_hosts_resolvers_are_gone(fleet: Fleet) -> None:
+    """Names of the mesh are the agent's own to answer, and addresses need no name."""
+    web1 = fleet["web1"]
+    before = web1.run("cat /etc/resolv.conf", check=False).stdout
+    web1.run("cat > /etc/resolv.conf", stdin="nameserver 192.0.2.1\noptions timeout:1 attempts:1\n")
+    try:
+        assert web1.curl("http://api.mesh/", user="web").status == 200
+        assert ask(fleet).status == 200
+        other = web1.curl("http://www.example.com/", user="web", timeout=8)
+        assert other.status == 0
+        assert "resolve" in other.error.lower(), other.error
+    finally:
+        web1.run("cat > /etc/resolv.conf", stdin=before)
