@@ -32,11 +32,12 @@ def upstreams(
     found: list[Upstream] = []
     warnings: list[Problem] = []
     owners: dict[Destination, str] = {}
+    served = _served(previous, trust_domain)
     elsewhere = (key for key in observed.wanted if named(key).datacenter)
     for key in (*callable_services(observed.catalog or ()), *sorted(elsewhere)):
         if absent(key, observed):
             continue
-        before = _kept(key, trust_domain, previous)
+        before = served.get(key)
         own = observed.instances.get(own_instances(key, observed))
         chain = chain_of(key, observed)
         if own and chain is not None:
@@ -142,10 +143,11 @@ def _upstream(
     return replace(upstream, spares=spares), warnings
 
 
-def _kept(key: str, trust_domain: str, previous: Snapshot | None) -> Upstream | None:
+def _served(previous: Snapshot | None, trust_domain: str) -> dict[str, Upstream]:
+    """By service; nobody is called in the name of another trust domain."""
     if previous is None or previous.trust_domain != trust_domain.lower():
-        return None
-    return next((u for u in previous.upstreams if u.service == key), None)
+        return {}
+    return {upstream.service: upstream for upstream in previous.upstreams}
 
 
 def _carried_as_tcp(chain: Chain, routed: bool) -> Problem:

@@ -254,10 +254,16 @@ class UsesKeeper:
             timeout = self._front.settings.on_demand.idle_timeout
             await asyncio.sleep(min(FOLD_INTERVAL, max(timeout / 4, 0.25)))
             self.seen(await self._front.supervisor.collect())
-            if idle := self.uses.idle(self._loop.time(), timeout):
-                self._let_go(idle, f"unused for {timeout:g} s")
-                self.problems = ()
+            self._let_idle_go(timeout)
             self.fit()
+
+    def _let_idle_go(self, timeout: float) -> None:
+        """Not while Consul does not answer: a call to what the workers no longer have could not be
+        told from one to somebody outside the mesh."""
+        idle = self.uses.idle(self._loop.time(), timeout)
+        if idle and not self._observer.failing:
+            self._let_go(idle, f"unused for {timeout:g} s")
+            self.problems = ()
 
 
 def _problems(fixed: int, limit: int, leaving: tuple[str, ...]) -> tuple[Problem, ...]:

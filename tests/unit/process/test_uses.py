@@ -188,6 +188,22 @@ async def test_traffic_keeps_upstreams_in_use(monkeypatch: pytest.MonkeyPatch) -
     assert keeper.uses.idle(later, 500) == ("api",)
 
 
+async def test_nothing_is_let_go_while_consul_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site()
+    keeper, now = site.keeper, site.keeper._loop.time()
+    monkeypatch.setattr(uses, "PATIENCE", 0.0)
+    await keeper.want("api")
+    monkeypatch.setattr(keeper, "_loop", SimpleNamespace(time=lambda: now + 1000))
+    site.observer.failing = {"roots": "refused"}
+    keeper._let_idle_go(500)
+    assert keeper.uses.undeclared.keys() == {"api"}
+    site.observer.failing = {}
+    keeper._let_idle_go(500)
+    assert not keeper.uses.undeclared
+
+
 async def test_what_has_no_room_is_told() -> None:
     site = Site(max_watches=12)
     site.see(catalog=CATALOG | {"one", "two"})
