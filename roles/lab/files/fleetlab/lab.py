@@ -50,12 +50,23 @@ def down(lab: Lab) -> bool:
             for pid in network.processes_in(netns):
                 _signal(pid, signal.SIGTERM)
         network.remove_network(lab)
-        shutil.rmtree(lab.directory)
+        _remove(lab.directory)
     try:
         lab.directory.parent.rmdir()
     except OSError:
         pass  # another lab's
     return True
+
+
+def _remove(directory: Path) -> None:
+    """With all that is in it, also where launchers that end take their records out meanwhile."""
+
+    def unless_gone(_call: object, _path: str, info: tuple[object, BaseException, object]) -> None:
+        _, error, _ = info
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    shutil.rmtree(directory, onerror=unless_gone)
 
 
 def stop(lab: Lab, hosts: Iterable[str]) -> None:
@@ -209,7 +220,7 @@ def _remove_unlisted(lab: Lab, spec: LabSpec) -> bool:
     stop(lab, unlisted)
     for name in unlisted:
         network.remove_netns(lab.netns(name))
-        shutil.rmtree(lab.host_directory(name))
+        _remove(lab.host_directory(name))
     return bool(unlisted)
 
 
