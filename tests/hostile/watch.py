@@ -32,8 +32,8 @@ from fleetmesh.settings import WorkerSettings
 
 RATE = 200
 FLOOR = 50_000.0
-"""Microseconds: below it a worse p99 says more about the machine that runs the tests. A dozen requests
-that end in one sweep take it to between 7 and 30 ms, by chance."""
+"""Microseconds: below it a worse p99 says more about the machine that runs the tests. A dozen
+requests that end in one sweep take it to between 7 and 30 ms, by chance."""
 
 
 def open_files(count: int) -> None:
