@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from urllib.error import HTTPError
 import pytest
 from tests.support.agent import agent, inside
 from tests.support.consul import ConsulServer, running_consul
-from tests.support.netns import netns
+from tests.support.netns import needs_root, netns
 
 from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.edge.consul_http import ConsulError
@@ -20,7 +19,7 @@ from fleetmesh.plan.acl import VIRTUAL_IPS, Rule, missing, policy, rules
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 MANAGEMENT = "2b778dd9-f5f1-6f29-b4b4-9a5fa948757a"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import pytest
 from tests.support.agent import Agent, agent, inside
 from tests.support.consul import ConsulServer, running_consul
-from tests.support.netns import netns
+from tests.support.netns import needs_root, netns
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 

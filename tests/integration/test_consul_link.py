@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from tests.support.agent import agent, inside
 from tests.support.consul import ROOT, ConsulServer, consul_binary, free_ports, running_consul
-from tests.support.netns import netns
+from tests.support.netns import needs_root, netns
 
 from fleetmesh.edge import consul_link
 from fleetmesh.edge.consul import ConsulClient
@@ -24,7 +23,7 @@ from fleetmesh.settings import ConsulSettings
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 

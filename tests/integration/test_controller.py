@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.agent import Agent, agent, inside
 from tests.support.consul import ConsulServer, running_consul
-from tests.support.netns import Netns, netns, tables
+from tests.support.netns import Netns, needs_root, netns, tables
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 

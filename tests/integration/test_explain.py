@@ -4,7 +4,6 @@ and where the two differ."""
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from tests.integration.test_chain_property import _entries, _request, upstream_o
 from tests.support.agent import Agent, agent, inside
 from tests.support.chain_walk import walk
 from tests.support.consul import ConsulServer, running_consul
-from tests.support.netns import netns
+from tests.support.netns import needs_root, netns
 from tests.unit.plan.test_explain import NOW, local
 from typer.testing import CliRunner
 
@@ -28,7 +27,7 @@ from fleetmesh.plan.explain import explain
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 Asked = Callable[..., tuple[int, Any]]

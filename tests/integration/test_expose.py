@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +12,11 @@ from pathlib import Path
 import pytest
 from tests.support.agent import agent, inside
 from tests.support.consul import ConsulServer, running_consul
-from tests.support.netns import netns
+from tests.support.netns import needs_root, netns
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 

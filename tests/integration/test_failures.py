@@ -28,7 +28,7 @@ from tests.integration.test_outage import world as world
 from tests.support.clock import DAY, Clock, stepped
 from tests.support.consul import consul_binary
 from tests.support.evidence import Evidence
-from tests.support.netns import Netns
+from tests.support.netns import Netns, needs_root
 
 from fleetmesh.cli import headroom
 from fleetmesh.cli.findings import Level
@@ -36,7 +36,7 @@ from fleetmesh.edge import host
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 MEMORY = Path("/sys/fs/cgroup/memory")
 

@@ -15,11 +15,11 @@ import pytest
 from tests.integration.test_controller import APPLICATION, call, serving, through_the_mesh
 from tests.support.agent import Agent, agent, inside
 from tests.support.consul import ConsulServer, running_consul
-from tests.support.netns import netns
+from tests.support.netns import needs_root, netns
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 ABORT = {"service": "api", "percent": 100, "abort": 503, "why": "game day"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import threading
 import time
@@ -19,7 +18,7 @@ import dns.rcode
 import pytest
 from tests.support.agent import agent, inside
 from tests.support.consul import ConsulServer, free_ports, running_consul
-from tests.support.netns import Netns, netns
+from tests.support.netns import Netns, needs_root, netns
 
 from fleetmesh.edge.consul import ConsulClient
 from fleetmesh.plan.answers import Instance, Node, ServiceInstance, TaggedAddress
@@ -187,7 +186,7 @@ def lookup(space: Netns, name: str, *, tcp: bool = False) -> tuple[str, list[str
     return dns.rcode.to_text(answer.rcode()), found
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
+@needs_root
 def test_an_agent_answers_for_its_mesh_and_after_consul_is_gone(
     space: Netns, consul: ConsulServer, tmp_path: Path
 ) -> None:
@@ -219,7 +218,7 @@ def test_an_agent_answers_for_its_mesh_and_after_consul_is_gone(
         assert mesh.stop() == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
+@needs_root
 def test_dns_is_answered_while_no_agent_runs(
     space: Netns, consul: ConsulServer, tmp_path: Path
 ) -> None:

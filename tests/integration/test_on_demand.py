@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -18,11 +17,11 @@ import dns.rcode
 import pytest
 from tests.support.agent import Agent, agent, inside
 from tests.support.consul import ConsulServer, running_consul
-from tests.support.netns import Netns, netns
+from tests.support.netns import Netns, needs_root, netns
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 HOST, STRANGER = "10.99.1.1", "10.99.1.3"

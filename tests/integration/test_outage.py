@@ -27,11 +27,11 @@ from tests.support.agent import Agent, agent, inside
 from tests.support.consul import ClientAgent, LastingServer, consul_binary
 from tests.support.evidence import TABLES, Evidence
 from tests.support.fault import Faults, faults
-from tests.support.netns import Netns, netns
+from tests.support.netns import Netns, needs_root, netns
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 CALLER = 1  # daemon, the user of web

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -16,11 +15,11 @@ from typing import Any
 import pytest
 from tests.support.agent import Agent, agent, inside
 from tests.support.consul import ConsulServer, running_consul
-from tests.support.netns import Netns, netns
+from tests.support.netns import Netns, needs_root, netns
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 

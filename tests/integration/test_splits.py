@@ -7,7 +7,6 @@ A caller, the two versions of its upstream, each with an agent of its own, and a
 from __future__ import annotations
 
 import http.client
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,10 +19,11 @@ import pytest
 from tests.support.case_mesh import PORTS, CaseMesh, case_mesh
 from tests.support.consul_case import FIRST_SIDECAR, Case, CaseService
 from tests.support.evidence import Evidence
+from tests.support.netns import needs_root
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 PATIENCE = 10.0

@@ -7,7 +7,6 @@ as long as upstream's retries take.
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import ssl
@@ -24,10 +23,11 @@ from tests.support.agent import inside
 from tests.support.case_mesh import CALLEE, CALLER, CALLING_UID, HOMES, CaseMesh, case_mesh
 from tests.support.consul_case import DATACENTER, SUITE, read_case
 from tests.support.evidence import Evidence, tally
+from tests.support.netns import needs_root
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
     pytest.mark.skipif(not SUITE.exists(), reason=f"the suite of cases is not at {SUITE}"),
 ]
 

@@ -30,10 +30,11 @@ from tests.peers.site import (
     eventually,
     site,
 )
+from tests.support.netns import needs_root
 
 pytestmark = [
     pytest.mark.consul,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
+    needs_root,
 ]
 
 BOTH = pytest.mark.parametrize("foreign", [CONNECT, ENVOY], ids=lambda foreign: foreign.kind)

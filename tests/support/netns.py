@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 CLONE_NEWNET = 0x40000000
 NAMED = Path("/run/netns")
 PREFIX = "fmt-"
@@ -20,6 +22,8 @@ SO_ORIGINAL_DST = 80
 PATIENCE = 3.0
 
 T = TypeVar("T")
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

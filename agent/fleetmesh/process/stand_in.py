@@ -22,12 +22,11 @@ from fleetmesh.edge.confinement import drop_privileges, outlive_controller
 from fleetmesh.edge.dns import DnsServer, Names
 from fleetmesh.edge.resolvers import Server
 from fleetmesh.edge.systemd import setup_logging
+from fleetmesh.process.succession import succeeded
 
 MODULE = "fleetmesh.process.stand_in"
 BEGIN = 5.0
 """Seconds until it answers; an agent does not wait longer for it."""
-LONGEST = 60.0
-"""Seconds that it waits for the next agent's sign, as the workers do."""
 LINGER = 1.5
 """Seconds from that sign, which is given when the workers serve, until the agent answers DNS. Both
 read from the same sockets meanwhile."""
@@ -89,9 +88,7 @@ async def _stand_in(known: Known, sockets: list[socket.socket], sign: socket.soc
     await server.start(sockets)
     outlive_controller()
     os.write(1, READY)
-    with contextlib.suppress(TimeoutError, OSError):
-        async with asyncio.timeout(LONGEST):
-            await asyncio.get_running_loop().sock_recv(sign, 1)
+    await succeeded(sign)
     await asyncio.sleep(LINGER)
     server.stop()
     over.set()
@@ -108,7 +105,6 @@ def main() -> int:
     setup_logging("info")
     known = msgspec.json.decode(sys.stdin.buffer.read(), type=Known)
     sign = socket.socket(fileno=options.sign)
-    sign.setblocking(False)
     sockets = [socket.socket(fileno=fd) for fd in options.sockets]
     uvloop.run(_stand_in(known, sockets, sign))
     return 0

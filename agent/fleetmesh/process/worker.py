@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -55,6 +54,7 @@ from fleetmesh.edge.tls import IdentityError, client_context, server_context
 from fleetmesh.model.report import Ejection, Report, Served
 from fleetmesh.model.snapshot import Leaf, LocalService, Snapshot, decode
 from fleetmesh.process.accepting import Acceptor
+from fleetmesh.process.succession import succeeded
 from fleetmesh.proxy.access import AccessLog
 from fleetmesh.proxy.asking import Questions
 from fleetmesh.proxy.crowd import most_connections
@@ -65,8 +65,6 @@ from fleetmesh.settings import AccessLogMode, AccessLogSettings, WorkerSettings
 
 _log = logging.getLogger("fleetmesh.process.worker")  # run as __main__
 
-HANDOVER = 60.0
-"""Seconds that a worker waits for the next agent's workers; as long as systemd lets one start."""
 _EMPTY = Snapshot("", "", "", (), (), ())
 
 
@@ -241,14 +239,11 @@ class Worker:
 
     async def _await_successor(self, sign: socket.socket) -> None:
         """Serve on until the next agent does, whether or not this one's controller lives."""
-        sign.setblocking(False)
         self._plane.table.end_faults()
         outlive_controller()
         await self._channel.send(HandedOver())
         listening = asyncio.ensure_future(self._keep_listening())
-        with sign, contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(HANDOVER):
-                await asyncio.get_running_loop().sock_recv(sign, 1)
+        await succeeded(sign)
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
 

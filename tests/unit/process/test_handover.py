@@ -17,8 +17,7 @@ from tests.unit.process.test_supervisor import publication
 from tests.unit.process.test_worker import ask
 
 from fleetmesh.edge.ipc import Drain, HandedOver
-from fleetmesh.process import worker as worker_module
-from fleetmesh.process import workers
+from fleetmesh.process import succession, workers
 from fleetmesh.process.supervisor import Supervisor
 from fleetmesh.settings import WorkerSettings
 
@@ -120,7 +119,7 @@ async def test_what_begins_while_it_drains_has_as_long_as_what_began_before() ->
 
 async def test_a_worker_that_nobody_succeeds_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of an agent that never starts again: systemd drops the sign, and it drains."""
-    assert worker_module.HANDOVER <= 60
+    assert succession.HANDOVER <= 60
     ours, theirs = socket.socketpair()
     async with mesh(Scripted()) as running:
         held = await running.call()
