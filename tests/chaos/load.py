@@ -9,6 +9,9 @@ from tests.chaos.measure import Request, Span
 from tests.support.fleet import Fleet
 from tests.support.hosts import Session
 
+API = "http://api.mesh:8000/"
+THROUGH = API + "?call=http://orders.mesh:7002/"
+"""Answered only when orders has answered api."""
 SETTLE = 1.0
 """Seconds for requests that were answered to have been told of."""
 
@@ -17,12 +20,11 @@ class Load:
     """`rate` requests a second from web to api, each of which has orders asked."""
 
     def __init__(self, fleet: Fleet, rate: float, seconds: float) -> None:
-        url = "http://api.mesh:8000/?call=http://orders.mesh:7002/"
         self.rate = rate
         self.requests: list[Request] = []
         self.sent = 0
         self._session: Session = fleet["web1"].start(
-            "paced.py", url, str(rate), str(seconds), user="web", own_connection=True
+            "paced.py", THROUGH, str(rate), str(seconds), user="web", own_connection=True
         )
         self._session.until("open")
         self._lost = ""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 from tests.chaos.faults import CALLER, INSTANCES
-from tests.chaos.load import Load
+from tests.chaos.load import API, Load
 from tests.chaos.measure import Request, Span
 from tests.chaos.releases import other_release, switch_release
 from tests.support.fleet import Fleet
@@ -65,7 +65,7 @@ def run(
         other_release(fleet[name])
     period = requests / rate
     load = Load(fleet, rate, 24 * 3600.0)
-    streams = fleet[CALLER].start("crossing.py", "http://api.mesh:8000/", str(LONG), user="web")
+    streams = fleet[CALLER].start("crossing.py", API, str(LONG), user="web")
     streams.until("open")
     try:
         time.sleep(2.0)

@@ -105,6 +105,20 @@ def test_a_lab_that_is_up_stays_as_it_is() -> None:
 
 
 @pytest.mark.usefixtures("up")
+@pytest.mark.parametrize(
+    ("file", "restarted"),
+    [("/etc/hosts", False), ("/etc/systemd/system/api.service", True), ("/opt/lab/app.py", True)],
+)
+def test_only_an_application_with_new_files_is_restarted(file: str, restarted: bool) -> None:
+    """A lab that is made wider or narrower leaves what runs on its other hosts alone."""
+    before = ssh("one", "systemctl show -P MainPID api")
+    good = ssh("one", f"cat {file}; echo '# another' >> {file}")
+    assert lab("up") == {"changed": True}
+    assert ssh("one", f"cat {file}") == good
+    assert (ssh("one", "systemctl show -P MainPID api") != before) is restarted
+
+
+@pytest.mark.usefixtures("up")
 @pytest.mark.parametrize("target", ["10.77.0.32", "[fd77::32]", "two"])
 def test_hosts_reach_each_other_by_both_families_and_by_name(target: str) -> None:
     answer = json.loads(ssh("one", f"curl -sSg http://{target}:8000/path?q=1 -H 'X-A: b'"))

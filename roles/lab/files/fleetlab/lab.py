@@ -176,14 +176,17 @@ def _ensure_hosts(lab: Lab, spec: LabSpec, hosts: Sequence[HostSpec]) -> bool:
 
 
 def _refresh(lab: Lab, spec: LabSpec, host: HostSpec, record: guest.Running) -> bool:
-    """Bring a running host's files up to date; with new ones, restart its applications."""
+    """Bring a running host's files up to date, and restart the applications that have new ones."""
     root = Path(f"/proc/{guest.init_pid(record)}/root")
-    changed = seed.ensure_accounts(root, host.users)
-    if seed.ensure_seed(root, seed.host_files(lab, spec, host)):
-        changed = True
+    accounts = seed.ensure_accounts(root, host.users)
+    files = seed.ensure_seed(root, seed.host_files(lab, spec, host))
+    services = [app.service for app in host.apps]
+    if seed.PROGRAM not in files:
+        services = [service for service in services if seed.unit_file(service) in files]
+    if services:
         guest.execute(record, "systemctl", "daemon-reload")
-        guest.execute(record, "systemctl", "restart", *(app.service for app in host.apps))
-    return changed
+        guest.execute(record, "systemctl", "restart", *services)
+    return accounts or bool(files)
 
 
 def _boot(lab: Lab, spec: LabSpec, host: HostSpec) -> subprocess.Popen[bytes]:

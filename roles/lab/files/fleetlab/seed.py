@@ -11,6 +11,8 @@ from pathlib import Path
 from fleetlab.image import image_path
 from fleetlab.state import HostSpec, Lab, LabSpec, User
 
+PROGRAM = "opt/lab/app.py"
+"""What every application runs."""
 _APP = Path(__file__).parent.parent / "app.py"
 _UNIT = """\
 [Unit]
@@ -69,27 +71,32 @@ def host_files(lab: Lab, spec: LabSpec, host: HostSpec) -> list[SeedFile]:
         SeedFile("etc/ssh/ssh_host_ed25519_key", keys.read_text(), 0o600),
         SeedFile("etc/ssh/ssh_host_ed25519_key.pub", keys.with_suffix(".pub").read_text()),
         SeedFile("root/.ssh/authorized_keys", (lab.directory / "id_ed25519.pub").read_text()),
-        SeedFile("opt/lab/app.py", _APP.read_text(), 0o755),
+        SeedFile(PROGRAM, _APP.read_text(), 0o755),
     ]
     for app in host.apps:
-        unit = f"etc/systemd/system/{app.service}.service"
+        unit = unit_file(app.service)
         files.append(SeedFile(unit, _UNIT.format(service=app.service, port=app.port)))
         wanted = f"etc/systemd/system/multi-user.target.wants/{app.service}.service"
         files.append(SeedFile(wanted, target=f"/{unit}"))
     return files
 
 
-def ensure_seed(root: Path, files: list[SeedFile]) -> bool:
-    """Put the files below a host's root; True if any was missing or different."""
-    changed = False
+def unit_file(service: str) -> str:
+    return f"etc/systemd/system/{service}.service"
+
+
+def ensure_seed(root: Path, files: list[SeedFile]) -> set[str]:
+    """Put the files below a host's root; the paths of those that were missing or different."""
+    changed = set()
     for file in files:
         path = root / file.path
         _make_parents(root, file.path)
         if file.target is None:
-            changed |= put(path, file.text, file.mode)
+            if put(path, file.text, file.mode):
+                changed.add(file.path)
         elif not path.is_symlink():
             path.symlink_to(file.target)
-            changed = True
+            changed.add(file.path)
     return changed
 
 
