@@ -32,6 +32,10 @@ class Observer:
         """It is left out, for it does not answer."""
         return False
 
+    def given_up(self) -> bool:
+        """It is left out, and its peers do without it: what it answered badly they may answer."""
+        return False
+
     def reached(self, now: float) -> None:
         """A connection that nothing more is known of was opened."""
         raise NotImplementedError

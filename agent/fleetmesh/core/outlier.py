@@ -179,6 +179,9 @@ class Standing(Observer):
     def out(self) -> bool:
         return self.state >= EJECTED
 
+    def given_up(self) -> bool:
+        return self.out and not self._others.panic
+
     def put(self, state: int, reason: str, since: float, until: float) -> None:
         self.state, self.reason, self.since, self.until = state, reason, since, until
         if state == EJECTED:

@@ -63,6 +63,7 @@ def retried(policy: Policy) -> Iterator[str]:
     if policy.reset:
         yield "a reset before the answer"
     if policy.by_default:
+        yield "a 5xx of an endpoint that is ejected"
         yield "each at another endpoint, of an idempotent method or not seen by an application"
     if policy.statuses:
         yield f"status {', '.join(_ranges(sorted(policy.statuses)))}"

@@ -241,4 +241,9 @@ class Tries(Downstream):
                         return self.again(lane)
                 if upstream.shed:
                     return False
-        return policy is not None and upstream.status in policy.statuses and self.again(lane)
+        if policy is None:
+            return False
+        if policy.by_default:
+            # To find out that an endpoint is ill, or still is, shall not cost its caller a request.
+            return lane.standing is not None and lane.standing.given_up() and self.again(lane)
+        return upstream.status in policy.statuses and self.again(lane)

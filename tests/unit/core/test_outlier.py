@@ -386,6 +386,19 @@ def left_with(found: Outliers, well: int, now: float) -> list[Standing]:
     return found.standings[:5]
 
 
+def test_what_one_that_is_out_answers_badly_is_for_its_peers_but_not_in_panic() -> None:
+    found = outliers()
+    one = found.standings[0]
+    fail(one, 500, 4)
+    assert not one.given_up()
+    fail(one, 500, 1)
+    assert one.given_up()
+    assert one.admits(ANY, one.until)
+    assert one.given_up(), "a bad answer to its probe is no news"
+    few = outliers(10)
+    assert not any(one.given_up() for one in left_with(few, 1, 100.0))
+
+
 def test_where_too_few_are_left_the_ejected_serve_until_more_are_well() -> None:
     found = outliers(10, slow_start=0.0)
     ejected = left_with(found, 1, 100.0)
