@@ -36,9 +36,10 @@ REACTED = 5.0
 """Seconds after which a contender is expected to have reacted."""
 PACED = ROOT / "tests/support/guest/paced.py"
 SLACK = 1.10
-FEW = 2
-"""No worse: by the medians of the rounds, with what two runs of the same differ by. A millisecond
-is added where latencies are that small, and so many requests are none."""
+"""No worse: by the medians of the rounds. Latencies of the same differ by as much from run to run,
+and where they are small by a millisecond; of the success not one request is given away."""
+HALF = 0.5
+"""Of a request: the runs differ by a few in how many they send."""
 
 FAULTS = ("slow instance (+2 s)", "fast 500", "dead instance (SIGKILL)")
 CONTENDERS: dict[str, Callable[..., AbstractContextManager[int]]] = {
@@ -130,7 +131,7 @@ def worse(ours: list[Outcome], theirs: list[Outcome]) -> list[str]:
     found = []
     for figure in ("success", "late_success"):
         a, b = median(ours, figure), median(theirs, figure)
-        if a < b - FEW / median(ours, "requests"):
+        if a < b - HALF / median(ours, "requests"):
             found.append(f"{figure} {a:.3%} < {b:.3%}")
     for figure in ("p99", "late_p99"):
         a, b = median(ours, figure), median(theirs, figure)
