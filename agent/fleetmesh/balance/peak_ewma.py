@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Final
 
 from fleetmesh.balance.choices import Choices
+from fleetmesh.balance.tilts import Tilts
 
 NOISE: Final = 2.0
 """Latencies within this factor are alike: a peak-EWMA of equals differs by as much, and whoever
@@ -15,11 +16,12 @@ preferred the least of them would leave the others without a request while there
 
 class PeakEwma:
     """Two different endpoints are drawn by their weights. The lower product of latency and of
-    requests under way for its weight, the new one included, wins; of equals the first drawn, so
-    shares follow the weights. An endpoint that has not answered yet is as quick as the other: it
-    is neither flooded nor left out, whatever its service takes."""
+    requests under way for its weight, the new one included, wins; of equals the first drawn, and
+    `Tilts` keep the shares of those that are as quick at the weights. An endpoint that has not
+    answered yet is as quick as the other: it is neither flooded nor left out, whatever its service
+    takes."""
 
-    __slots__ = ("_active", "_bounds", "_latencies", "_scales", "_weights")
+    __slots__ = ("_active", "_bounds", "_latencies", "_scales", "_tilts", "_weights")
 
     def __init__(self, choices: Choices) -> None:
         self._active = choices.active
@@ -28,6 +30,7 @@ class PeakEwma:
         self._weights = choices.weights
         mean = self._bounds[-1] / len(choices.weights)
         self._scales = [mean / weight for weight in choices.weights]
+        self._tilts = Tilts(choices.weights)
 
     def pick(self, number: int, now: float) -> int:
         bounds = self._bounds
@@ -53,4 +56,8 @@ class PeakEwma:
         quick = ours.seconds * NOISE
         if 0.0 < quick <= theirs.estimate(now):
             return other if rival * theirs.estimate(now) < busy * ours.seconds else first
-        return other if rival < busy else first
+        tilts = self._tilts.of
+        if rival + tilts[other] * its_scale < busy + tilts[first] * scale:
+            self._tilts.prefer(other, first)
+            return other
+        return first

@@ -31,8 +31,8 @@ def test_the_more_are_drawn_the_less_the_busy_one_gets(count: int, least: float)
 
 
 def test_requests_under_way_count_by_weight() -> None:
-    """Four of an endpoint of weight eight are less than one of weight one."""
-    choices = Choices("ab", [8, 1], 0, Balancing("least_request", 30), [4, 1].__getitem__)
+    """Three of an endpoint of weight eight are less than one of weight one."""
+    choices = Choices("ab", [8, 1], 0, Balancing("least_request", 30), [3, 1].__getitem__)
     picker, source = LeastRequest(choices), Source(5)
     assert {picker.pick(source.getrandbits(64), 0.0) for _ in range(200)} == {0}
 
