@@ -143,7 +143,7 @@ def test_proofs_of_whole_packages_exist() -> None:
 @pytest.mark.parametrize(
     ("package", "registry", "helpers"),
     [
-        ("balance", PICKERS, {"choices", "hashing", "latency", "picker", "zonal"}),
+        ("balance", PICKERS, {"choices", "hashing", "latency", "picker", "tilts", "zonal"}),
         ("capture", METHODS, {"attributes", "bypass", "bytecode", "ruleset", "switch", "view"}),
         ("entries", KINDS, {"policy", "shape"}),
     ],
