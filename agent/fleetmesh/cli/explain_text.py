@@ -99,6 +99,8 @@ def _leg(leg: LegState, divided: bool, http: bool) -> Iterator[str]:
         yield _row("  at most", f"{leg.stream_timeout:g} s ({leg.stream_timeout_by})")
     if leg.hedge:
         yield _row("  hedged", f"after the p95 ({leg.hedge_by})")
+    for rate in leg.rates:
+        yield _row("  rate", rate)
     for change in leg.request_changes:
         yield _row("  request", change)
     for change in leg.response_changes:

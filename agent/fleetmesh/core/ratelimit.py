@@ -55,6 +55,9 @@ class Rates:
         """Which limit is for the request, -1 for none."""
         return self._matcher.find(request.method, request.target, request)
 
+    def limit(self, number: int) -> RateLimit:
+        return self._limits[number]
+
     def bucket(self, number: int, caller: str) -> Bucket:
         limit = self._limits[number]
         key = (number, caller if limit.per_caller else "")
@@ -94,6 +97,11 @@ class RateLimiter:
         )
         self._kinds = [Rates(kind, workers) for kind in kinds if kind]
         self.lines = b""
+
+    def limits_for(self, request: RequestHead) -> list[RateLimit]:
+        """Those that `admits` asks."""
+        found = [(rates, rates.find(request)) for rates in self._kinds]
+        return [rates.limit(number) for rates, number in found if number >= 0]
 
     def admits(self, caller: str, request: RequestHead, now: float) -> bool:
         """If not, `lines` are the fields of the answer."""

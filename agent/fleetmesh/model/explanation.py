@@ -145,7 +145,8 @@ class LegState(msgspec.Struct, frozen=True):
     """Where a share of such requests goes. `steps` are the nodes of Consul's chain on the way;
     `refusal` the code of what the caller's agent would answer in its place. Timeouts are seconds,
     0.0 is none; `*_by` is what sets a value; `try_timeout` is for each try, `hedge` sends a slow
-    request to a second endpoint. `request_changes` are the field lines that differ (`+`, `-`) on
+    request to a second endpoint; `rates` is what the callee takes of such requests, in words.
+    `request_changes` are the field lines that differ (`+`, `-`) on
     this request, `response_changes` what is asked for."""
 
     share: int
@@ -166,6 +167,7 @@ class LegState(msgspec.Struct, frozen=True):
     stream_timeout_by: str = ""
     hedge: bool = False
     hedge_by: str = ""
+    rates: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     request_changes: tuple[str, ...] = ()
     response_changes: tuple[str, ...] = ()

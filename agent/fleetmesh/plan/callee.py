@@ -1,15 +1,18 @@
-"""What a callee makes of a call: its intentions, judged by the code that judges there."""
+"""What a callee makes of a call: its intentions and rates, judged by the code that judges there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from msgspec.structs import replace
 
 from fleetmesh.core.authz import Authorizer, Verdict
+from fleetmesh.core.ratelimit import RateLimiter, burst_of
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table
 from fleetmesh.model.explanation import Decision
+from fleetmesh.model.traffic import RateLimit
+from fleetmesh.plan.defaults import Defaults
 from fleetmesh.plan.intentions import for_destination, readable
 from fleetmesh.plan.observed import Observed
 
@@ -52,6 +55,23 @@ class Callees:
             return told
         because = f"{_says(consul)}; as listed here: {told.because}"
         return replace(told, allowed=consul, because=because, note=LACKING)
+
+    def rates(self, destination: str, head: RequestHead) -> Iterator[str]:
+        """What limits requests such as `head`, in words: a callee of another host has it from the
+        same entries."""
+        for limit in RateLimiter(self._limits(destination), 1).limits_for(head):
+            whose = "of each caller" if limit.per_caller else "of all callers"
+            yield f"{limit.per_second:g}/s {whose}, {burst_of(limit)} at once: {limit.name}"
+
+    def _limits(self, destination: str) -> tuple[RateLimit, ...]:
+        local = self._table.services.get(destination)
+        if local is not None:
+            return local.service.rate_limits
+        observed = self._observed
+        if observed is None:
+            return ()
+        defaults = Defaults(observed.service_defaults, observed.proxy_defaults, ())
+        return defaults.local(destination).rate_limits
 
     def _authorizer(self, destination: str) -> tuple[Authorizer | None, str]:
         local = self._table.services.get(destination)

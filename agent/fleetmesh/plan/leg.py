@@ -106,6 +106,7 @@ class Legs:
             stream_timeout_by=treated.stream_timeout_by,
             hedge=treated.hedge,
             hedge_by=treated.hedge_by,
+            rates=tuple(self._callees.rates(callee, head)),
             request_changes=changes,
             response_changes=tuple(
                 text

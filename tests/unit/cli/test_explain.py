@@ -42,7 +42,9 @@ from fleetmesh.model.traffic import (
 )
 from fleetmesh.plan import listing
 from fleetmesh.plan.callee import LISTED
+from fleetmesh.plan.defaults import ServiceDefaults
 from fleetmesh.plan.difference import differences
+from fleetmesh.plan.observed import Observed
 
 ALLOWED = replace(NOW, observed=seen(entry("web", "allow", 9)).observed)
 
@@ -189,6 +191,14 @@ def test_the_walk_in_words() -> None:
     rest = "\n".join(explain_text.explanation(found)[23:])
     assert "5 % to api in dc1 [v2]\n    refused    no_endpoint" in rest
     assert "node/b 10.0.0.1:21000 critical, weight 1; OUT: critical" in rest
+
+
+def test_what_the_callee_takes_in_words() -> None:
+    meta = {"fleetmesh-rate-limit": "20", "fleetmesh-rate-limit-burst": "5"}
+    observed = Observed(service_defaults=(ServiceDefaults("api", meta=meta),))
+    found = explained(snapshot(api()), None, replace(ALLOWED, observed=observed))
+    lines = explain_text.explanation(found)
+    assert "    rate       20/s of all callers, 5 at once: instance" in lines
 
 
 def test_failover_hashes_limits_and_doubt_in_words() -> None:

@@ -28,6 +28,7 @@ from fleetmesh.model.traffic import (
     Match,
     Protocol,
     QueryMatch,
+    RateLimit,
     Retries,
     Route,
     Split,
@@ -37,6 +38,7 @@ from fleetmesh.model.traffic import (
 from fleetmesh.plan.answers import IntentionEntry
 from fleetmesh.plan.callee import ASKED, HERE, LACKING, LISTED, NOWHERE
 from fleetmesh.plan.criteria import parts
+from fleetmesh.plan.defaults import ServiceDefaults
 from fleetmesh.plan.destination import key_of
 from fleetmesh.plan.explain import Knowledge, explain, request_head
 from fleetmesh.plan.leg import changed
@@ -521,6 +523,26 @@ def test_a_callee_of_this_host_is_judged_by_what_is_in_force() -> None:
     assert decision is not None
     assert (decision.allowed, decision.basis, decision.consul) == (False, HERE, True)
     assert (found.outcome, found.reason) == (Outcome.DENIED, "deny web => api")
+
+
+def test_rates_are_those_that_the_callee_has_for_such_a_request() -> None:
+    meta = {"fleetmesh-rate-limit-paths": "/search*=10:3", "fleetmesh-caller-rate-limit": "0.5"}
+    entries = (ServiceDefaults("api", meta=meta),)
+    elsewhere = replace(seen(allow=True), observed=Observed(service_defaults=entries))
+
+    def rates(state: Snapshot, path: str) -> tuple[str, ...]:
+        (leg,) = explained(state, get(path), elsewhere).legs
+        return leg.rates
+
+    each = "0.5/s of each caller, 1 at once: caller"
+    assert rates(snapshot(api()), "/search?q=1") == (
+        "10/s of all callers, 3 at once: /search*",
+        each,
+    )
+    assert rates(snapshot(api()), "/") == (each,)
+    here = (local("web"), local("api", rate_limits=(RateLimit("instance", 7.0),)))
+    in_force = snapshot(api(), services=here)
+    assert rates(in_force, "/") == ("7/s of all callers, 7 at once: instance",)
 
 
 def test_the_callee_of_a_failover_is_the_one_that_serves() -> None:
