@@ -14,11 +14,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from tests.support.app import Scripted
 from tests.support.ca import Authority
 from tests.support.worker import listening, local_service, port_of, snapshot, upstream
 
 from fleetmesh.edge.admin import without_keys
+from fleetmesh.model.traffic import RateLimit
 from fleetmesh.process.snapshot_file import exported
 
 FLEETMESH = Path(sys.executable).with_name("fleetmesh")
@@ -42,14 +44,14 @@ class DataPlane:
 
 
 @asynccontextmanager
-async def dataplane(file: Path) -> AsyncIterator[DataPlane]:
+async def dataplane(file: Path, workers: int = 1) -> AsyncIterator[DataPlane]:
     process = await asyncio.create_subprocess_exec(
         FLEETMESH,
         "dataplane",
         "--snapshot",
         str(file),
         "--workers",
-        "1",
+        str(workers),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"},
@@ -84,9 +86,17 @@ class Files:
             (directory / f"{name}.pem").write_text(leaf.chain)
             (directory / f"{name}.key").write_text(leaf.key or "")
 
-    def write(self, service: str, port: int, *to: Any, **changes: Any) -> Path:
+    def write(
+        self,
+        service: str,
+        port: int,
+        *to: Any,
+        rate_limits: tuple[RateLimit, ...] = (),
+        **changes: Any,
+    ) -> Path:
         leaf = self._authority.leaf(service)
-        served = snapshot(self._authority, (local_service(service, port, leaf),), to)
+        local = replace(local_service(service, port, leaf), rate_limits=rate_limits)
+        served = snapshot(self._authority, (local,), to)
         document = msgspec.to_builtins(exported(without_keys(served)))
         document["certificates"] = {service: {"chain": f"{service}.pem", "key": f"{service}.key"}}
         file = self._directory / f"{service}.json"
@@ -130,6 +140,22 @@ async def test_one_calls_the_other(files: Files) -> None:
             for running in (caller, callee):
                 running.process.terminate()
                 assert await asyncio.wait_for(running.process.wait(), 10) == 0
+    server.close()
+
+
+async def test_workers_share_the_rates_of_an_instance(files: Files) -> None:
+    """One connection is with one worker, and gets all of the rate; then nobody gets more."""
+    server = await asyncio.start_server(Scripted(), "127.0.0.1", 0)
+    application = server.sockets[0].getsockname()[1]
+    file = files.write("api", application, rate_limits=(RateLimit("instance", 0.01, 12),))
+    async with dataplane(file, workers=3) as callee:
+        to_api = upstream("api", callee.ports["inbound api"])
+        async with dataplane(files.write("web", 1, to_api)) as caller:
+            port = caller.ports["outbound web => api"]
+            assert [await get(port) for _ in range(14)] == [200] * 12 + [429] * 2
+            assert await asyncio.gather(*(get(port) for _ in range(24))) == [429] * 24
+            callee.process.send_signal(signal.SIGHUP)
+            assert await get(port) == 429
     server.close()
 
 

@@ -91,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--worker", type=int, required=True)
+    parser.add_argument("--shared", type=int, required=True)
     parser.add_argument("--settings", required=True)
     options = parser.parse_args()
     channel = Channel(socket.socket(fileno=options.channel), ToWorker)

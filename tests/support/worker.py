@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 from types import TracebackType
@@ -11,6 +12,8 @@ from typing import Self
 import msgspec
 from tests.support.ca import TRUST_DOMAIN, Authority, spiffe
 
+from fleetmesh.core.buckets import BYTES
+from fleetmesh.edge import shared_memory
 from fleetmesh.edge.ipc import (
     Applied,
     Channel,
@@ -129,11 +132,17 @@ class WorkerProcess:
     """`python -m fleetmesh.process.worker`, spoken to as a controller would."""
 
     def __init__(
-        self, number: int = 0, settings: WorkerSettings | None = None, netns: str = ""
+        self,
+        number: int = 0,
+        settings: WorkerSettings | None = None,
+        netns: str = "",
+        memory: int = -1,
     ) -> None:
+        """`memory` is a descriptor that it shares with others, -1 for memory of its own."""
         self._number = number
         self._settings = settings or WorkerSettings()
         self._netns = netns
+        self._memory = os.dup(memory) if memory >= 0 else shared_memory.create(BYTES)
         self._generation = 0
         self._requests = 0
         self._given: set[str] = set()
@@ -151,12 +160,15 @@ class WorkerProcess:
             str(theirs.fileno()),
             "--worker",
             str(self._number),
+            "--shared",
+            str(self._memory),
             "--settings",
             msgspec.json.encode(self._settings).decode(),
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), self._memory],
             env=environment(),
         )
         theirs.close()
+        os.close(self._memory)
         self.channel = Channel(ours, ToController)
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from fleetmesh.core.buckets import Buckets, alone
 from fleetmesh.core.concurrency import Concurrency
 from fleetmesh.core.lane import Lane
 from fleetmesh.core.ratelimit import RateLimiter
@@ -50,6 +51,7 @@ def admission(
     workers: int,
     now: float,
     previous: Admission | None,
+    buckets: Buckets | None = None,
 ) -> Admission | None:
     """None where everything is let in. What is known of an application and of callers stays known
     as long as nothing else is said of them."""
@@ -64,8 +66,8 @@ def admission(
     if service.rate_limits:
         if previous is not None and previous.rates is not None:
             rates = previous.rates
-        if rates is None or (rates.limits, rates.workers) != (service.rate_limits, workers):
-            rates = RateLimiter(service.rate_limits, workers)
+        if rates is None or rates.limits != service.rate_limits:
+            rates = RateLimiter(service.name, service.rate_limits, buckets or alone())
     if concurrency is None and rates is None:
         return None
     return Admission(application, concurrency, rates)

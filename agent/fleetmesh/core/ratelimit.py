@@ -1,8 +1,8 @@
 """Rates that callers may not pass: the generic cell rate algorithm (GCRA, ITU-T I.371).
 
-A bucket is one number, the time at which it is full again: nothing has to be refilled. Answers say
-what to expect in `Retry-After` (RFC 9110) and in the fields of the IETF's draft
-draft-ietf-httpapi-ratelimit-headers-10,
+A bucket is one number, the time at which it is full again: nothing has to be refilled, and workers
+share it (`core.buckets`). Answers say what to expect in `Retry-After` (RFC 9110) and in the fields
+of the IETF's draft draft-ietf-httpapi-ratelimit-headers-10,
 `RateLimit-Policy: "name";q=QUOTA;w=SECONDS` and `RateLimit: "name";r=LEFT;t=SECONDS`.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Final
 
+from fleetmesh.core.buckets import Buckets, key_of
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.routes import Matcher
 from fleetmesh.model.traffic import RateLimit
@@ -20,36 +21,18 @@ _ROUNDING: Final = 1e-6  # seconds; sums of binary fractions
 _UNPRINTED: Final = dict.fromkeys((*range(32), 127))
 
 
-class Bucket:
-    """`rate` requests a second, `burst` (1 or more) at once. Times are monotonic seconds."""
-
-    __slots__ = ("_each", "_full_at", "_tolerance")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._each = 1.0 / rate
-        self._tolerance = (max(burst, 1.0) - 1.0) / rate
-        self._full_at = 0.0
-
-    def wait(self, now: float) -> float:
-        """Seconds until a request is within the rate; 0.0: it is now."""
-        wait = self._full_at - self._tolerance - now
-        return wait if wait > _ROUNDING else 0.0
-
-    def take(self, now: float) -> None:
-        self._full_at = max(self._full_at, now) + self._each
-
-
 class Rates:
     """The limits of one kind, of which the first that is for a request counts: each with a bucket
-    for all callers, or one for each, as it says. A worker has its part of them."""
+    for all callers, or one for each, as it says. `service` is whose they are."""
 
-    __slots__ = ("_buckets", "_limits", "_matcher", "_workers")
+    __slots__ = ("_buckets", "_limits", "_matcher", "_places", "_service")
 
-    def __init__(self, limits: Sequence[RateLimit], workers: int) -> None:
+    def __init__(self, service: str, limits: Sequence[RateLimit], buckets: Buckets) -> None:
+        self._service = service
         self._limits = tuple(limits)
-        self._workers = max(workers, 1)
+        self._buckets = buckets
         self._matcher = Matcher([limit.match for limit in limits])
-        self._buckets: dict[tuple[int, str], Bucket] = {}
+        self._places: dict[tuple[int, str], tuple[float, int]] = {}
 
     def find(self, request: RequestHead) -> int:
         """Which limit is for the request, -1 for none."""
@@ -58,18 +41,35 @@ class Rates:
     def limit(self, number: int) -> RateLimit:
         return self._limits[number]
 
-    def bucket(self, number: int, caller: str) -> Bucket:
+    def place(self, number: int, caller: str, now: float) -> int:
+        """Of the limit's bucket for `caller`."""
         limit = self._limits[number]
-        key = (number, caller if limit.per_caller else "")
-        found = self._buckets.get(key)
-        if found is None:
-            rate = limit.per_second / self._workers
-            found = Bucket(rate, burst_of(limit) / self._workers)
-            self._buckets[key] = found
-        return found
+        whose = (number, caller if limit.per_caller else "")
+        known = self._places.get(whose)
+        if known is None:
+            key = key_of(f"{self._service}\n{limit!r}\n{whose[1]}")
+        else:
+            key, place = known
+            if self._buckets.has(place, key):
+                return place
+        place = self._buckets.find(key, now)
+        self._places[whose] = (key, place)
+        return place
+
+    def wait(self, number: int, place: int, now: float) -> float:
+        """Seconds until a request is within the limit; 0.0: it is now."""
+        limit = self._limits[number]
+        tolerance = (burst_of(limit) - 1) / limit.per_second
+        wait = self._buckets.full_at(place) - tolerance - now
+        return wait if wait > _ROUNDING else 0.0
+
+    def take(self, number: int, place: int, now: float) -> None:
+        buckets = self._buckets
+        each = 1.0 / self._limits[number].per_second
+        buckets.fill_at(place, max(buckets.full_at(place), now) + each)
 
     def lines(self, number: int, wait: float) -> bytes:
-        """What an answer tells of a limit that was passed; the limit is the instance's."""
+        """What an answer tells of a limit that was passed."""
         limit = self._limits[number]
         burst = burst_of(limit)
         seconds = max(ceil(wait), 1)
@@ -86,16 +86,15 @@ class Rates:
 class RateLimiter:
     """What is for an instance and what is for each caller: a request must be within both."""
 
-    __slots__ = ("_kinds", "limits", "lines", "workers")
+    __slots__ = ("_kinds", "limits", "lines")
 
-    def __init__(self, limits: tuple[RateLimit, ...], workers: int) -> None:
+    def __init__(self, service: str, limits: tuple[RateLimit, ...], buckets: Buckets) -> None:
         self.limits = limits
-        self.workers = workers
         kinds = (
             [limit for limit in limits if not limit.per_caller],
             [limit for limit in limits if limit.per_caller],
         )
-        self._kinds = [Rates(kind, workers) for kind in kinds if kind]
+        self._kinds = [Rates(service, kind, buckets) for kind in kinds if kind]
         self.lines = b""
 
     def limits_for(self, request: RequestHead) -> list[RateLimit]:
@@ -105,19 +104,19 @@ class RateLimiter:
 
     def admits(self, caller: str, request: RequestHead, now: float) -> bool:
         """If not, `lines` are the fields of the answer."""
-        taken: list[Bucket] = []
+        taken: list[tuple[Rates, int, int]] = []
         for rates in self._kinds:
             number = rates.find(request)
             if number < 0:
                 continue
-            bucket = rates.bucket(number, caller)
-            wait = bucket.wait(now)
+            place = rates.place(number, caller, now)
+            wait = rates.wait(number, place, now)
             if wait > 0.0:
                 self.lines = rates.lines(number, wait)
                 return False
-            taken.append(bucket)
-        for bucket in taken:
-            bucket.take(now)
+            taken.append((rates, number, place))
+        for rates, number, place in taken:
+            rates.take(number, place, now)
         return True
 
 

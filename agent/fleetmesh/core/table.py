@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fleetmesh.balance.hashing import digest, mixed
 from fleetmesh.core.admission import admission
+from fleetmesh.core.buckets import Buckets
 from fleetmesh.core.budget import Budget
 from fleetmesh.core.entry import LocalEntry, UpstreamEntry
 from fleetmesh.core.exposed import Exposed
@@ -143,12 +144,13 @@ def link(
     seed: int = 0,
     workers: int = 1,
     faults: tuple[Fault, ...] = (),
+    buckets: Buckets | None = None,
 ) -> Table:
     """A table of `snapshot`, with `faults`. What did not change keeps its places, lanes and pools.
 
     `offset` is the worker's number, for pickers; `keeping` is for new pools. `now` is of the clock
     that endpoints' outcomes are told by, `seed` any number, different from caller to caller.
-    `workers` share what an instance may do.
+    `workers` share what an instance may do, and the `buckets` of its rates (None: of their own).
     """
     table = Table(snapshot, generation, now, seed)
     if previous is not None:
@@ -167,7 +169,7 @@ def link(
             application = Lane(service.id, service.address, service.port, keeping=keeping)
         application.connect_timeout = service.connect_timeout
         application.pool.limit(service.max_connections, 0, 0)
-        admitted = admission(service, application, workers, now, admitted)
+        admitted = admission(service, application, workers, now, admitted, buckets)
         local = LocalEntry(service, snapshot.default_allow, application, admitted)
         table.services[service.name] = local
         table.by_port[service.port] = local

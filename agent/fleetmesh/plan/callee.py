@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from msgspec.structs import replace
 
 from fleetmesh.core.authz import Authorizer, Verdict
+from fleetmesh.core.buckets import alone
 from fleetmesh.core.ratelimit import RateLimiter, burst_of
 from fleetmesh.core.request import RequestHead
 from fleetmesh.core.table import Table
@@ -59,7 +60,7 @@ class Callees:
     def rates(self, destination: str, head: RequestHead) -> Iterator[str]:
         """What limits requests such as `head`, in words: a callee of another host has it from the
         same entries."""
-        for limit in RateLimiter(self._limits(destination), 1).limits_for(head):
+        for limit in RateLimiter(destination, self._limits(destination), alone()).limits_for(head):
             whose = "of each caller" if limit.per_caller else "of all callers"
             yield f"{limit.per_second:g}/s {whose}, {burst_of(limit)} at once: {limit.name}"
 

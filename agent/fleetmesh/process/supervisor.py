@@ -10,6 +10,8 @@ import time
 
 from msgspec.structs import replace
 
+from fleetmesh.core.buckets import BYTES
+from fleetmesh.edge import shared_memory
 from fleetmesh.edge.ipc import Ejections
 from fleetmesh.model.record import Record
 from fleetmesh.model.report import Ejection, Report
@@ -35,6 +37,7 @@ class Supervisor:
         self.restarts = 0
         self._count = count
         self._settings = settings
+        self._shared = shared_memory.create(BYTES)
         self._drain_timeout = drain_timeout
         self._workers: dict[int, Worker] = {}
         self._leaving: set[Worker] = set()
@@ -135,7 +138,7 @@ class Supervisor:
         self._numbers += 1
         settings = replace(self._settings, workers=self._count)
         worker = await Worker.spawn(
-            self._numbers, settings, self._tasks, self._resolve, self._share
+            self._numbers, settings, self._shared, self._tasks, self._resolve, self._share
         )
         worker.restarts = restarts
         self._workers[worker.number] = worker

@@ -20,10 +20,11 @@ import msgspec
 import re2
 import uvloop
 
+from fleetmesh.core.buckets import BYTES, Buckets
 from fleetmesh.core.faults import counts
 from fleetmesh.core.frames import STREAMS
 from fleetmesh.core.table import link
-from fleetmesh.edge import journal
+from fleetmesh.edge import journal, shared_memory
 from fleetmesh.edge.confinement import (
     drop_privileges,
     keep_freed_memory,
@@ -71,7 +72,9 @@ _EMPTY = Snapshot("", "", "", (), (), ())
 class Worker:
     """The composition root: a plane, the sockets it accepts from, the channel."""
 
-    def __init__(self, channel: Channel, number: int, settings: WorkerSettings) -> None:
+    def __init__(
+        self, channel: Channel, number: int, settings: WorkerSettings, buckets: Buckets
+    ) -> None:
         self._channel = channel
         self._number = number
         self._plane = Plane(
@@ -89,6 +92,7 @@ class Worker:
         self._plane.share = self._share
         self._upstream = settings.upstream
         self._workers = settings.workers
+        self._buckets = buckets
         self._acceptor = Acceptor(self._plane)
         self._leaves: dict[str, tuple[tuple[str, ...], Leaf]] = {}
 
@@ -149,6 +153,7 @@ class Worker:
                 plane.draw(),
                 self._workers,
                 () if plane.draining else message.faults,
+                self._buckets,
             )
         except re2.error as error:  # a controller that checks its routes never sends one
             await self._channel.send(Applied(message.generation, f"routes: {error}"))
@@ -318,10 +323,10 @@ def _access_log(settings: AccessLogSettings) -> AccessLog | None:
             return AccessLog(settings, journal.sink())
 
 
-async def _serve(channel_fd: int, number: int, settings: WorkerSettings) -> int:
+async def _serve(channel_fd: int, number: int, settings: WorkerSettings, buckets: Buckets) -> int:
     loop = asyncio.get_running_loop()
     channel = Channel(socket.socket(fileno=channel_fd), ToWorker)
-    running = asyncio.ensure_future(Worker(channel, number, settings).run())
+    running = asyncio.ensure_future(Worker(channel, number, settings, buckets).run())
     loop.add_signal_handler(signal.SIGTERM, running.cancel)
     try:
         await running
@@ -336,6 +341,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fleetmesh-worker")
     parser.add_argument("--channel", type=int, required=True, help="the socket pair's descriptor")
     parser.add_argument("--worker", type=int, required=True, help="this worker's number")
+    parser.add_argument(
+        "--shared", type=int, required=True, help="the descriptor of what all workers share"
+    )
     parser.add_argument("--settings", default="{}", help="WorkerSettings as JSON")
     options = parser.parse_args(arguments)
     settings = msgspec.json.decode(options.settings, type=WorkerSettings)
@@ -345,7 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     raise_open_files()
     setup_logging(settings.log_level)
-    return uvloop.run(_serve(options.channel, options.worker, settings))
+    buckets = Buckets(shared_memory.attach(options.shared, BYTES))
+    return uvloop.run(_serve(options.channel, options.worker, settings, buckets))
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ class Worker:
         cls,
         number: int,
         settings: WorkerSettings,
+        shared: int,
         tasks: TaskSet,
         resolve: Resolve,
         share: Share,
@@ -128,9 +129,11 @@ class Worker:
                 str(theirs.fileno()),
                 "--worker",
                 str(number),
+                "--shared",
+                str(shared),
                 "--settings",
                 msgspec.json.encode(settings).decode(),
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), shared),
                 env=environment(),
             )
         return cls(number, process, Channel(ours, ToController), tasks, resolve, share)
