@@ -8,8 +8,9 @@ good as none: its place is free for another.
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Final
+
+from fleetmesh.balance.hashing import digest
 
 PLACES: Final = 16384
 BYTES: Final = PLACES * 16
@@ -20,8 +21,8 @@ NOWHERE: Final = -1
 
 
 def key_of(name: str) -> float:
-    """48 bits of a hash, not 0."""
-    return float(int.from_bytes(blake2b(name.encode(), digest_size=6).digest()) + 1)
+    """48 bits of a hash, which a float holds exactly; not 0."""
+    return float((digest(name.encode()) >> 16) + 1)
 
 
 class Buckets:

@@ -146,8 +146,8 @@ class LegState(msgspec.Struct, frozen=True):
     `refusal` the code of what the caller's agent would answer in its place. Timeouts are seconds,
     0.0 is none; `*_by` is what sets a value; `try_timeout` is for each try, `hedge` sends a slow
     request to a second endpoint; `rates` is what the callee takes of such requests, in words.
-    `request_changes` are the field lines that differ (`+`, `-`) on
-    this request, `response_changes` what is asked for."""
+    `request_changes` are the field lines that differ (`+`, `-`) on this request, `response_changes`
+    what is asked for."""
 
     share: int
     target: TargetState
